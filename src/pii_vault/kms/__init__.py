@@ -1,0 +1,7 @@
+"""The customer's KMS: one protocol, one adapter a file. Importing this package imports no adapter."""
+
+from .base import GeneratedKey as GeneratedKey
+from .base import KmsKey as KmsKey
+from .base import KmsKeyDescription as KmsKeyDescription
+from .base import KmsProvider as KmsProvider
+from .base import WrappedKey as WrappedKey
