@@ -1,0 +1,185 @@
+"""The keyring: tenant name to keyset, cached for a bounded time.
+
+The promise: no keyset is handed out later than its time to live after the moment at which the last successful
+`Decrypt` was *sent* to the customer's KMS, on the monotonic or the wall clock, whichever says so first. A miss asks the
+key store and the KMS once, however many threads wait for it, and a failure is never answered from the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cachetools import TLRUCache
+
+from .context import kms_context
+from .errors import ConfigurationError, KeyRecordError, KmsDeniedError, TenantSuspendedError
+from .hierarchy import Kek, active_record, unwrap_all
+from .keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
+from .keystore import KeyStore, Snapshot
+from .kms import KmsKey, KmsProvider
+from .sealing import Keyset
+
+UNCACHED_SECONDS: Final = 60.0
+"""With a time to live of 0 every scope asks the KMS, and lasts this long at most."""
+
+RELOAD_SECONDS: Final = 5.0
+"""How long a keyset that was just loaded is believed when a header names a version that it does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where the keyring reads the time: both clocks, in seconds."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+class Keyring:
+    """The process-wide cache of keysets.
+
+    Args:
+        store: Where the wrapped keys are.
+        kms: Who can unwrap a KEK.
+        ttl: Seconds that a keyset lives; 0 asks the KMS in every scope.
+        size: How many tenants' keysets are kept; the least recently used one goes first.
+        clock: The two clocks.
+    """
+
+    def __init__(
+        self, store: KeyStore, kms: KmsProvider, *, ttl: float = 300.0, size: int = 10_000, clock: Clock | None = None
+    ) -> None:
+        if ttl < 0 or size < 1:
+            raise ConfigurationError("a keyring needs a ttl of 0 seconds or more and a size of 1 or more")
+        self._store: Final = store
+        self._kms: Final = kms
+        self._ttl: Final = ttl
+        self._size: Final = size
+        self.clock: Final = clock or Clock()
+        self._highest: Final[dict[bytes, int]] = {}
+        self._reset()
+        _forked_with(self)
+
+    def get(self, tenant: str) -> Keyset:
+        """Return a tenant's keyset, from memory while it is fresh.
+
+        Raises:
+            TenantNotFoundError, TenantSuspendedError, KeyRecordError, KeyStateError, KeyStoreError, KmsError
+        """
+        return self.cached(tenant) or self._load_once(tenant, newer_than=None)
+
+    def cached(self, tenant: str) -> Keyset | None:
+        """Return a tenant's keyset if it is in memory and fresh; never I/O."""
+        with self._lock:
+            keyset = self._cache.get(tenant)
+        return keyset if keyset is not None and self.fresh(keyset) else None
+
+    def fresh(self, keyset: Keyset) -> bool:
+        """Say whether a keyset may still be used: both clocks must agree."""
+        return self.clock.monotonic() < keyset.deadline and self.clock.wall() < keyset.wall_deadline
+
+    def newer(self, keyset: Keyset) -> Keyset:
+        """Return a keyset loaded after this one, because a header named a version that this one does not hold.
+
+        A keyset of the last few seconds is returned as it is: forged versions must not become a storm of KMS calls.
+        """
+        age = self.clock.monotonic() - (keyset.deadline - self._lifetime)
+        return keyset if age < RELOAD_SECONDS else self._load_once(keyset.tenant, newer_than=keyset)
+
+    def evict(self, tenant: str) -> None:
+        """Forget a tenant's keyset in this process."""
+        with self._lock:
+            self._cache.pop(tenant, None)
+
+    def unwrap_kek(self, tenant: TenantRecord, record: KekRecord) -> Kek:
+        """Unwrap a KEK by a live call to the customer's KMS, and check its commitment."""
+        key = KmsKey(record.kms_key_arn, record.role_arn, record.external_id)
+        self._kms.validate_key(key)
+        context = kms_context(tenant.identity, KEK_PURPOSE, record.generation)
+        kek = Kek(tenant.identity, record.generation, Secret(self._kms.unwrap(key, record.wrapped, context)))
+        kek.check_commitment(record.commitment)
+        return kek
+
+    @property
+    def _lifetime(self) -> float:
+        return self._ttl or UNCACHED_SECONDS
+
+    def _load_once(self, tenant: str, newer_than: Keyset | None) -> Keyset:
+        with self._lock:
+            gate = self._gates.setdefault(tenant, threading.Lock())
+        with gate:
+            # Whoever waited at the gate finds what the first one loaded.
+            keyset = self.cached(tenant)
+            if keyset is None or keyset is newer_than:
+                keyset = self._load(tenant)
+            return keyset
+
+    def _load(self, tenant: str) -> Keyset:
+        # The clocks are read before the KMS is asked: the bound counts from sending the request.
+        sent, sent_wall = self.clock.monotonic(), self.clock.wall()
+        try:
+            snapshot = self._store.load(tenant)
+            keyset = self._unwrap(snapshot, sent, sent_wall)
+        except KmsDeniedError:
+            self.evict(tenant)
+            raise
+        if self._ttl:
+            with self._lock:
+                self._cache[tenant] = keyset
+        return keyset
+
+    def _unwrap(self, snapshot: Snapshot, sent: float, sent_wall: float) -> Keyset:
+        tenant = snapshot.tenant
+        if tenant.suspended:
+            raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
+        kek = self.unwrap_kek(tenant, snapshot.kek)
+        active = active_record(kek, snapshot.keys, Purpose.DATA)
+        self._never_backwards(tenant, active.version)
+        return Keyset(
+            tenant.name,
+            tenant.identity,
+            active.version,
+            unwrap_all(kek, snapshot.keys, Purpose.DATA),
+            deadline=sent + self._lifetime,
+            wall_deadline=sent_wall + self._lifetime,
+        )
+
+    def _never_backwards(self, tenant: TenantRecord, version: int) -> None:
+        uid = tenant.identity.tenant_uid
+        with self._lock:
+            highest = self._highest.get(uid, 0)
+            if version < highest:
+                raise KeyRecordError(
+                    f"tenant {tenant.name!r} had data key version {highest} active, and now has {version}",
+                    hint="the key store was rolled back; restore it, then restart",
+                )
+            self._highest[uid] = version
+
+    def _reset(self) -> None:
+        """Drop locks and keysets: a forked child must not wait for threads that it does not have."""
+        self._lock = threading.Lock()
+        self._gates: dict[str, threading.Lock] = {}
+        self._cache: TLRUCache[str, Keyset] = TLRUCache(
+            self._size, ttu=lambda _tenant, keyset, _now: keyset.deadline, timer=self.clock.monotonic
+        )
+
+
+_keyrings: weakref.WeakSet[Keyring] = weakref.WeakSet()
+
+
+def _forked_with(keyring: Keyring) -> None:
+    _keyrings.add(keyring)
+
+
+def _after_fork() -> None:
+    for keyring in list(_keyrings):
+        keyring._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

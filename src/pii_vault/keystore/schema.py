@@ -1,0 +1,260 @@
+"""The key store's tables, with the constraints that make a wrong state impossible.
+
+The database itself refuses a second ACTIVE key of one tenant and purpose, a reused version, a state that moves
+backwards, a changed or deleted key record. Code checks the same, but the database outlives the code.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    TypeDecorator,
+    event,
+    text,
+)
+
+from ..keys import TRANSITIONS, KeyState
+
+REVISION: Final = "0001"
+"""The newest revision in `migrations/versions`; `create_all` makes the same tables at once and stamps it."""
+
+DIALECTS: Final = frozenset(("postgresql", "sqlite"))
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant in UTC; databases without a time zone type store it naive."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive instant; drop the zone where the database has none."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("an instant needs a time zone")
+        value = value.astimezone(UTC)
+        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+_STATES = ", ".join(f"'{state}'" for state in KeyState)
+
+revision = Table(
+    "pii_vault_revision",
+    metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num"),
+)
+"""Alembic's version table, under a name that cannot meet the application's own."""
+
+application = Table(
+    "pii_vault_application",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("uid", LargeBinary(16), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+    CheckConstraint("length(uid) = 16", name="uid_bytes"),
+)
+
+tenants = Table(
+    "pii_vault_tenants",
+    metadata,
+    Column("uid", LargeBinary(16), primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("keyset_id", BigInteger, nullable=False, unique=True),
+    Column("suspended", Boolean, nullable=False, default=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("length(uid) = 16", name="uid_bytes"),
+    CheckConstraint("length(name) > 0", name="name"),
+    CheckConstraint("keyset_id BETWEEN 0 AND 4294967295", name="keyset_id"),
+)
+
+keks = Table(
+    "pii_vault_keks",
+    metadata,
+    Column("tenant_uid", LargeBinary(16), ForeignKey(tenants.c.uid), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("algorithm", SmallInteger, nullable=False),
+    Column("kms_key_arn", String(2048), nullable=False),
+    Column("role_arn", String(2048)),
+    Column("external_id", String(1224)),
+    Column("kms_key_material_id", String(128)),
+    Column("wrapped", LargeBinary(6144), nullable=False),
+    Column("commitment", LargeBinary(32), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("tenant_uid", "generation"),
+    CheckConstraint("generation >= 1", name="generation"),
+    CheckConstraint(f"state IN ({_STATES})", name="state"),
+    CheckConstraint("length(commitment) = 32", name="commitment_bytes"),
+    CheckConstraint("(state = 'destroyed') = (length(wrapped) = 0)", name="wrapped"),
+)
+
+keys = Table(
+    "pii_vault_keys",
+    metadata,
+    Column("tenant_uid", LargeBinary(16), ForeignKey(tenants.c.uid), nullable=False),
+    Column("purpose", String(16), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("kek_generation", Integer, nullable=False),
+    Column("algorithm", SmallInteger, nullable=False),
+    Column("encrypted_key", LargeBinary(48), nullable=False),
+    Column("iv", LargeBinary(12), nullable=False),
+    Column("commitment", LargeBinary(32), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("activation_mac", LargeBinary(32), nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("created_by", String(255), nullable=False),
+    Column("kms_key_arn", String(2048), nullable=False),
+    Column("kms_key_material_id", String(128)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("activated_at", UtcDateTime),
+    Column("deactivated_at", UtcDateTime),
+    Column("destroyed_at", UtcDateTime),
+    PrimaryKeyConstraint("tenant_uid", "purpose", "version"),
+    CheckConstraint("purpose IN ('data', 'index')", name="purpose"),
+    CheckConstraint(
+        "version BETWEEN 1 AND CASE WHEN purpose = 'data' THEN 65535 ELSE 255 END", name="version"
+    ),
+    CheckConstraint(f"state IN ({_STATES})", name="state"),
+    CheckConstraint("length(iv) = 12", name="iv_bytes"),
+    CheckConstraint("length(commitment) = 32", name="commitment_bytes"),
+    CheckConstraint(
+        "length(encrypted_key) = CASE WHEN state = 'destroyed' THEN 0 ELSE 48 END", name="encrypted_key"
+    ),
+    CheckConstraint("state <> 'active' OR (length(activation_mac) = 32 AND epoch >= 1)", name="activation"),
+)
+
+one_active_key = Index(
+    "uq_pii_vault_keys_one_active",
+    keys.c.tenant_uid,
+    keys.c.purpose,
+    unique=True,
+    postgresql_where=text("state = 'active'"),
+    sqlite_where=text("state = 'active'"),
+)
+
+one_active_kek = Index(
+    "uq_pii_vault_keks_one_active",
+    keks.c.tenant_uid,
+    unique=True,
+    postgresql_where=text("state = 'active'"),
+    sqlite_where=text("state = 'active'"),
+)
+
+_FIXED = {
+    "keys": (
+        "tenant_uid",
+        "purpose",
+        "version",
+        "commitment",
+        "created_at",
+        "reason",
+        "created_by",
+    ),
+    "keks": ("tenant_uid", "generation", "algorithm", "commitment", "created_at"),
+}
+"""Columns that nothing legitimate ever changes. (A re-wrap changes the wrapped bytes and the KMS key's address.)"""
+
+
+def trigger_statements(dialect: str) -> list[str]:
+    """Return the statements that let key records only be added and moved forward."""
+    make = _postgresql if dialect == "postgresql" else _sqlite
+    return [
+        *make("keys", "a new key record is pre_active", "NEW.state <> 'pre_active'"),
+        *make("keks", "a new KEK record is active", "NEW.state <> 'active'"),
+    ]
+
+
+def _illegal_update(table: str) -> str:
+    legal = " OR ".join(
+        f"(OLD.state = '{before}' AND NEW.state = '{after}')"
+        for before, afters in TRANSITIONS.items()
+        for after in sorted(afters)
+    )
+    moved = f"(OLD.state <> NEW.state AND NOT ({legal}))"
+    changed = " OR ".join(f"OLD.{column} <> NEW.{column}" for column in _FIXED[table])
+    return f"{moved} OR {changed}"
+
+
+def _postgresql(table: str, insert_rule: str, illegal_insert: str) -> list[str]:
+    name = f"pii_vault_{table}_forward_only"
+    return [
+        f"""
+CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF TG_OP = 'DELETE' THEN
+    RAISE EXCEPTION 'pii_vault: key records are never deleted' USING ERRCODE = '23514';
+  ELSIF TG_OP = 'INSERT' THEN
+    IF {illegal_insert} THEN
+      RAISE EXCEPTION 'pii_vault: {insert_rule}' USING ERRCODE = '23514';
+    END IF;
+  ELSIF {_illegal_update(table)} THEN
+    RAISE EXCEPTION 'pii_vault: key records only move forward' USING ERRCODE = '23514';
+  END IF;
+  RETURN NEW;
+END $$""",
+        f"CREATE TRIGGER {name} BEFORE INSERT OR UPDATE OR DELETE ON pii_vault_{table} "
+        f"FOR EACH ROW EXECUTE FUNCTION {name}()",
+    ]
+
+
+def _sqlite(table: str, insert_rule: str, illegal_insert: str) -> list[str]:
+    def trigger(operation: str, condition: str, rule: str) -> str:
+        when = f"WHEN {condition} " if condition else ""
+        return (
+            f"CREATE TRIGGER pii_vault_{table}_{operation.lower()} BEFORE {operation} ON pii_vault_{table} "
+            f"FOR EACH ROW {when}BEGIN SELECT RAISE(ABORT, 'pii_vault: {rule}'); END"
+        )
+
+    return [
+        trigger("INSERT", illegal_insert, insert_rule),
+        trigger("UPDATE", _illegal_update(table), "key records only move forward"),
+        trigger("DELETE", "", "key records are never deleted"),
+    ]
+
+
+def _listen() -> None:
+    for dialect in sorted(DIALECTS):
+        for statement in trigger_statements(dialect):
+            # DDL() interpolates with %: the statements hold none that is not doubled here.
+            ddl: Any = DDL(statement.replace("%", "%%")).execute_if(dialect=dialect)
+            event.listen(metadata, "after_create", ddl)
+
+
+_listen()

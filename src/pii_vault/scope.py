@@ -1,0 +1,136 @@
+"""The scope: who is the tenant now.
+
+One context variable holds it, so it follows the code through calls, threads' own contexts and asyncio tasks. Column
+types, statement and session hooks read it from here and know no vault. Reads take the tenant from the scope, never from
+a header; there is no scope that covers several tenants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Final
+
+from .errors import KeyNotFoundError, NoTenantError, ScopeError
+from .keyring import Keyring
+from .sealing import Keyset
+
+current: Final[ContextVar[Scope | None]] = ContextVar("pii_vault_scope", default=None)
+
+
+class Scope:
+    """A tenant's scope, from `Vault.tenant`; enter it once, with ``with`` or ``async with``.
+
+    Entering it fetches the tenant's keyset; while it lasts, an expired keyset is fetched again when it is needed.
+
+    Args:
+        keyring: Where keysets come from.
+        tenant: The tenant's name.
+    """
+
+    __slots__ = ("_keyring", "_token", "keyset", "tenant")
+
+    def __init__(self, keyring: Keyring, tenant: str) -> None:
+        self._keyring: Final = keyring
+        self._token: Token[Scope | None] | None = None
+        self.tenant: Final = tenant
+        self.keyset: Keyset | None = None
+
+    def __repr__(self) -> str:
+        return f"<Scope of tenant {self.tenant!r}>"
+
+    def __enter__(self) -> Scope:
+        self.renew()
+        return self._begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    async def __aenter__(self) -> Scope:
+        self.keyset = self._keyring.cached(self.tenant) or await asyncio.to_thread(
+            self._keyring.get, self.tenant
+        )
+        return self._begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keyring behind this scope: it tells two vaults apart."""
+        return self._keyring
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the scope's keyset may be used now without asking anybody."""
+        return self.keyset is not None and self._keyring.fresh(self.keyset)
+
+    def renew(self) -> Keyset:
+        """Return a fresh keyset, asking key store and KMS when the present one has expired."""
+        keyset = self.keyset
+        if keyset is None or not self._keyring.fresh(keyset):
+            keyset = self.keyset = self._keyring.get(self.tenant)
+        return keyset
+
+    def open_(self, context: str, sealed: bytes) -> tuple[int, bytes]:
+        """Open a value by the careful way: renew what has expired, look once for a version that is not known yet.
+
+        Returns:
+            The codec id and the encoded plaintext.
+        """
+        keyset = self.renew()
+        try:
+            return keyset.open_(context, sealed)
+        except KeyNotFoundError:
+            # Another process may have rotated: one look at the key store, then the answer is final.
+            newer = self._keyring.newer(keyset)
+            if newer is keyset:
+                raise
+        self.keyset = newer
+        return newer.open_(context, sealed)
+
+    def _begin(self) -> Scope:
+        if self._token is not None:
+            raise ScopeError("a scope is entered once", hint="call vault.tenant() again for another scope")
+        self._token = current.set(self)
+        return self
+
+    def _end(self) -> None:
+        token, self._token = self._token, None
+        if token is None:
+            return
+        outside = False
+        try:
+            current.reset(token)
+        except ValueError:
+            outside = True
+        if outside:
+            current.set(None)
+            raise ScopeError(
+                f"the scope of tenant {self.tenant!r} was left in another context than it was entered in",
+                hint="do not hold a scope open across a yield; enter and leave it in the same function",
+            )
+
+
+def require() -> Scope:
+    """Return the scope.
+
+    Raises:
+        NoTenantError: there is none.
+    """
+    scope = current.get()
+    if scope is None:
+        raise no_tenant()
+    return scope
+
+
+def no_tenant() -> NoTenantError:
+    """Return the error that says that no tenant is in scope."""
+    return NoTenantError(
+        "an encrypted column is used while no tenant is in scope", hint="use it inside `with vault.tenant(name):`"
+    )

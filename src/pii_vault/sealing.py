@@ -1,0 +1,184 @@
+"""Seal and open the values of one column with one keyset.
+
+A `Keyset` is what a process holds for one tenant, in memory and for a bounded time: data keys and the two instants at
+which it expires, but never the KEK. For each column it derives subkeys on first use and keeps, ready for the hot path,
+the header, the additional data and the cipher, so that a value costs one dictionary look-up and one AES-GCM call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple, NoReturn
+
+from . import primitives
+from .context import Identity, column_context, value_aad
+from .envelope import HEADER_BYTES, IV_BYTES, SUITE_COLUMN, Header, parse
+from .errors import ForeignValueError, FormatError, KeyNotFoundError, OpenError
+from .keys import Secret
+
+
+class Sealing(NamedTuple):
+    """What sealing needs, prepared: ``header + iv + encrypt(iv, plaintext, aad)``."""
+
+    header: bytes
+    encrypt: primitives.Cipher
+    aad: bytes
+
+
+class Opening(NamedTuple):
+    """What opening needs, prepared: ``decrypt(sealed[10:22], sealed[22:], aad)`` when there are no tokens."""
+
+    decrypt: primitives.Cipher
+    aad: bytes
+
+
+class Keyset:
+    """One tenant's unwrapped data keys, until they expire.
+
+    Attributes:
+        tenant: The tenant's name, for messages.
+        identity: Whose keys these are.
+        active: The version that seals.
+        deadline: When it expires on the monotonic clock, seconds.
+        wall_deadline: When it expires on the wall clock, seconds since the epoch. Both count: the monotonic clock
+            stands still while a virtual machine is suspended, the wall clock can be set back.
+        sealings: By (context id, codec id).
+        openings: By context id, then by the 10 header bytes.
+    """
+
+    __slots__ = (
+        "_keys",
+        "_subkeys",
+        "active",
+        "deadline",
+        "identity",
+        "openings",
+        "sealings",
+        "tenant",
+        "wall_deadline",
+    )
+
+    def __init__(
+        self,
+        tenant: str,
+        identity: Identity,
+        active: int,
+        keys: Mapping[int, Secret],
+        *,
+        deadline: float,
+        wall_deadline: float,
+    ) -> None:
+        self.tenant: Final = tenant
+        self.identity: Final = identity
+        self.active: Final = active
+        self.deadline: Final = deadline
+        self.wall_deadline: Final = wall_deadline
+        self.sealings: Final[dict[tuple[str, int], Sealing]] = {}
+        self.openings: Final[dict[str, dict[bytes, Opening]]] = {}
+        self._keys: Final = dict(keys)
+        self._subkeys: Final[dict[tuple[int, int, str], Secret]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Keyset of tenant {self.tenant!r}, active version {self.active}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a keyset is neither pickled nor copied")
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The versions that this keyset can open."""
+        return frozenset(self._keys)
+
+    def sealing(self, context: str, codec: int) -> Sealing:
+        """Return, and keep, what sealing one column's values of one codec needs."""
+        header = Header(SUITE_COLUMN, self.identity.keyset_id, self.active, codec).pack()
+        subkey = self._subkey(SUITE_COLUMN, self.active, context)
+        sealing = Sealing(
+            header, primitives.sealer(subkey.reveal()), value_aad(header, self.identity, context)
+        )
+        self.sealings[context, codec] = sealing
+        return sealing
+
+    def seal(self, context: str, codec: int, plaintext: bytes) -> bytes:
+        """Return the sealed value of encoded plaintext: 38 bytes longer."""
+        header, encrypt, aad = self.sealings.get((context, codec)) or self.sealing(context, codec)
+        iv = primitives.new_iv(IV_BYTES)
+        return header + iv + encrypt(iv, plaintext, aad)
+
+    def open_(self, context: str, sealed: bytes) -> tuple[int, bytes]:
+        """Return codec id and encoded plaintext of a sealed value.
+
+        Raises:
+            NotEncryptedError, FormatError: the bytes are not a sealed value of this release.
+            ForeignValueError: they name another keyset.
+            KeyNotFoundError: they name a version that this keyset does not hold.
+            OpenError: they do not authenticate in this column of this tenant.
+        """
+        header = parse(sealed)
+        if header.suite != SUITE_COLUMN:
+            # The declared binding of the column decides, never the header.
+            raise FormatError(f"the value of {context!r} is bound to its row, the column is not declared so")
+        if header.keyset_id != self.identity.keyset_id:
+            raise ForeignValueError(
+                f"a value of {context!r} belongs to another tenant than {self.tenant!r}",
+                hint="restrict the query to the rows of the tenant in scope",
+            )
+        if header.version not in self._keys:
+            raise KeyNotFoundError(
+                f"tenant {self.tenant!r} holds no data key version {header.version} for a value of {context!r}"
+            )
+        plaintext = self._decrypt(context, header, sealed)
+        if plaintext is None:
+            raise OpenError(
+                f"a value of {context!r} does not authenticate for tenant {self.tenant!r}, "
+                f"data key version {header.version}",
+                hint="it was changed, or copied from another column; if the column was renamed, give it context=",
+            )
+        return header.codec, plaintext
+
+    def opening(self, context: str, header: bytes) -> Opening:
+        """Return, and keep, what opening one column's values with exactly this header needs. No tokens."""
+        version = int.from_bytes(header[5:7], "big")
+        subkey = self._subkey(header[0], version, context)
+        opening = Opening(
+            primitives.opener(subkey.reveal()), value_aad(header, self.identity, context)
+        )
+        self.openings.setdefault(context, {})[header] = opening
+        return opening
+
+    def _decrypt(self, context: str, header: Header, sealed: bytes) -> bytes | None:
+        start = header.iv_offset
+        iv, body = sealed[start : start + IV_BYTES], sealed[start + IV_BYTES :]
+        if header.tokens:
+            subkey = self._subkey(header.suite, header.version, context)
+            aad = value_aad(sealed[:start], self.identity, context)
+            return _decrypted(primitives.opener(subkey.reveal()), iv, body, aad)
+        raw = sealed[:HEADER_BYTES]
+        known = self.openings.get(context, {}).get(raw)
+        if known is not None:
+            return _decrypted(known.decrypt, iv, body, known.aad)
+        # Kept only when the value authenticated: a forged codec id in the header must not grow the table.
+        subkey = self._subkey(header.suite, header.version, context)
+        aad = value_aad(raw, self.identity, context)
+        plaintext = _decrypted(primitives.opener(subkey.reveal()), iv, body, aad)
+        if plaintext is not None:
+            self.opening(context, raw)
+        return plaintext
+
+    def _subkey(self, suite: int, version: int, context: str) -> Secret:
+        key = (suite, version, context)
+        found = self._subkeys.get(key)
+        if found is None:
+            derived = primitives.derive(
+                self._keys[version].reveal(), "seal", column_context(suite, self.identity, context)
+            )
+            # setdefault is atomic: two threads that derive at once keep one of two equal secrets.
+            found = self._subkeys.setdefault(key, Secret(derived))
+        return found
+
+
+def _decrypted(decrypt: primitives.Cipher, iv: bytes, body: bytes, aad: bytes) -> bytes | None:
+    try:
+        return decrypt(iv, body, aad)
+    except primitives.INVALID_TAG:
+        return None
