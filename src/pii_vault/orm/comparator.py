@@ -1,0 +1,48 @@
+"""Python operators on an encrypted column: ``IS NULL`` passes, a comparison with a plain value is refused at once.
+
+A comparison with another SQL expression is built as usual: SQLAlchemy's ORM itself writes ``column in list`` and so calls
+``==``. What such an expression would mean in SQL is for the statement checker to refuse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, TypeDecorator
+from sqlalchemy.sql import operators
+
+from ..errors import UnsupportedOperationError
+
+_NULL_TESTS = frozenset((operators.is_, operators.is_not, operators.eq, operators.ne))
+
+
+class SealedComparator(TypeDecorator.Comparator[Any]):
+    """The operators of an encrypted column."""
+
+    def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
+        """Build ``column op other``, unless other is a plain value."""
+        self._check(op, other)
+        return super().operate(op, *other, **kwargs)
+
+    def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
+        """Build ``other op column``, unless other is a plain value."""
+        self._check(op, (other,))
+        return super().reverse_operate(op, other, **kwargs)
+
+    def _check(self, op: Any, others: tuple[Any, ...]) -> None:
+        for other in others:
+            if other is None and op in _NULL_TESTS:
+                continue
+            if not hasattr(other, "__clause_element__") and not hasattr(other, "_propagate_attrs"):
+                raise refused(f"{getattr(op, '__name__', op)} on", self.expr)
+
+
+def refused(what: str, element: Any) -> UnsupportedOperationError:
+    """Return the error for SQL that only the plaintext could answer."""
+    name = getattr(element, "name", None) or type(element).__name__
+    table = getattr(getattr(element, "table", None), "name", None)
+    column = f"{table}.{name}" if table else name
+    return UnsupportedOperationError(
+        f"{what} the encrypted column {column!r} cannot be answered by the database, which sees sealed values only",
+        hint="select the column as it is and compute in Python, or filter by another column; IS NULL and count() work",
+    )

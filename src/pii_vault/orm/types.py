@@ -1,0 +1,314 @@
+"""Column types that seal what is bound and open what is read.
+
+A type holds static configuration only, all of it in SQLAlchemy's cache key: no vault, no tenant, no key. Compiled
+statements, and the processors in them, are shared between tenants; the tenant is read from the scope for every value.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import enum
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Column, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint, event
+from sqlalchemy.dialects.mysql import LONGBLOB
+from sqlalchemy.types import TypeEngine
+
+from .. import encoding
+from ..context import context_id
+from ..encoding import Encoding
+from ..errors import ConfigurationError
+from .attachment import required
+from .comparator import SealedComparator
+from .processors import open_processor, seal_processor
+
+T = TypeVar("T")
+
+_CONTEXTS = "pii_vault.contexts"
+
+
+class EncryptedType(TypeDecorator[T]):
+    """A column whose values are sealed with the active data key of the tenant in scope.
+
+    Stored as bytes, 38 more than the encoded value; None stays NULL. Only ``IS NULL``, ``count()`` and reading the bare
+    column are possible in SQL; anything else is refused when the statement is compiled.
+
+    Args:
+        context: What the values are bound to; by default ``table.column``. Give it the old name when a table or
+            column is renamed, and the old values stay readable.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+    comparator_factory = SealedComparator
+
+    def __init__(self, *, context: str | None = None) -> None:
+        super().__init__()
+        self.context = context
+        self._context_is_given = context is not None
+
+    def encoding(self) -> Encoding[Any]:
+        """Return how this type's values become bytes."""
+        raise ConfigurationError(f"{type(self).__name__} has no encoding; use one of its subclasses")
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Store bytes; on MySQL and MariaDB in a LONGBLOB, since a BLOB there ends at 64 KiB."""
+        return dialect.type_descriptor(LONGBLOB() if dialect.name in {"mysql", "mariadb"} else LargeBinary())
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        """Return the function that seals a value."""
+        return seal_processor(required(dialect), self._required_context(), self.encoding())
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Return the function that opens a value."""
+        return open_processor(required(dialect), self._required_context(), self.encoding())
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """Render no value into SQL text; an error raised here would be wrapped together with the plaintext."""
+        return lambda _value: "pii_vault_refuses_to_render_a_sealed_value()"
+
+    def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
+        """Bind what is compared with the column as the column's own type, never as plaintext."""
+        return self
+
+    def __repr__(self) -> str:
+        config = {name: value for name, value in self._configuration().items() if value is not None}
+        if self._context_is_given:
+            config["context"] = self.context
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in config.items())})"
+
+    def _configuration(self) -> dict[str, Any]:
+        return {}
+
+    def _required_context(self) -> str:
+        if self.context is None:
+            raise ConfigurationError(
+                f"{type(self).__name__} is used outside a column", hint="give it context='table.column'"
+            )
+        return self.context
+
+    def _set_parent(self, parent: Any, outer: bool = False, **kw: Any) -> None:
+        super()._set_parent(parent, outer=outer, **kw)
+        if isinstance(parent, Column):
+            event.listen(parent, "after_parent_attach", self._on_table)
+
+    def _on_table(self, column: Column[Any], table: Any) -> None:
+        if not isinstance(table, Table) or column.type is not self and not isinstance(column.type, EncryptedType):
+            return
+        own = cast("EncryptedType[T]", self.copy())
+        if not self._context_is_given:
+            own.context = context_id(table.name, column.name)
+        # One type object may serve many columns (type_annotation_map); each column gets a copy that knows its context.
+        column.type = own
+        _refuse_impossible(column, table)
+        _register_context(own._required_context(), column, table)
+
+
+def _refuse_impossible(column: Column[Any], table: Table) -> None:
+    name = f"{table.name}.{column.name}"
+    if column.primary_key or column.foreign_keys:
+        raise ConfigurationError(f"{name} is encrypted and cannot be a primary or foreign key")
+    if column.unique or column.index:
+        raise ConfigurationError(
+            f"{name} is encrypted: equal values are stored as different bytes, so an index or a unique constraint on it "
+            "finds nothing"
+        )
+    if column.server_default is not None or column.computed is not None:
+        raise ConfigurationError(f"{name} is encrypted: the database cannot make its default", hint="use default=")
+    event.listen(table, "before_create", _refuse_indexes)
+
+
+def _refuse_indexes(table: Table, *_args: Any, **_kw: Any) -> None:
+    for part in (*table.indexes, *table.constraints):
+        if isinstance(part, Index | UniqueConstraint):
+            for column in part.columns:
+                if isinstance(column.type, EncryptedType):
+                    raise ConfigurationError(
+                        f"{part.name or type(part).__name__} of {table.name} covers the encrypted column "
+                        f"{column.name!r}: equal values are stored as different bytes, so it would find nothing"
+                    )
+
+
+def _register_context(context: str, column: Column[Any], table: Table) -> None:
+    mine = (table.fullname, column.name)
+    owner = table.metadata.info.setdefault(_CONTEXTS, {}).setdefault(context, mine)
+    if owner != mine:
+        raise ConfigurationError(
+            f"{'.'.join(mine)} and {'.'.join(owner)} have the same context {context!r}: their values could be swapped",
+            hint="give one of them context=",
+        )
+
+
+class EncryptedString(EncryptedType[str]):
+    """Text of any length, kept exactly as given: no normalisation, no trimming."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the UTF-8 encoding."""
+        return Encoding.of(encoding.TEXT)
+
+
+class EncryptedText(EncryptedString):
+    """Long text; the same as `EncryptedString`, for readers of the model."""
+
+
+class EncryptedBytes(EncryptedType[bytes]):
+    """Bytes."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of bytes as they are."""
+        return Encoding.of(encoding.BYTES)
+
+
+class EncryptedInteger(EncryptedType[int]):
+    """Integers of any size; those of 64 bits have one length, larger ones show their magnitude by theirs."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of integers."""
+        return encoding.INTEGER
+
+
+class EncryptedFloat(EncryptedType[float]):
+    """IEEE 754 doubles, bit for bit."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of doubles."""
+        return Encoding.of(encoding.FLOAT64)
+
+
+class EncryptedNumeric(EncryptedType[decimal.Decimal]):
+    """Decimals with their exponent: 1.10 comes back as 1.10. No NaN, no infinity, no floats."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of decimals."""
+        return Encoding.of(encoding.DECIMAL)
+
+
+class EncryptedBoolean(EncryptedType[bool]):
+    """True and False, of one length."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of booleans."""
+        return Encoding.of(encoding.BOOL)
+
+
+class EncryptedDate(EncryptedType[dt.date]):
+    """Dates."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of dates."""
+        return Encoding.of(encoding.DATE)
+
+
+class EncryptedTime(EncryptedType[dt.time]):
+    """Times of day without a time zone."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of times."""
+        return Encoding.of(encoding.TIME)
+
+
+class EncryptedDateTime(EncryptedType[dt.datetime]):
+    """Instants.
+
+    Args:
+        timezone: True for aware datetimes, kept with their UTC offset (not with the zone's name); False for naive ones.
+            The other kind is refused.
+        context: See `EncryptedType`.
+    """
+
+    def __init__(self, timezone: bool = False, *, context: str | None = None) -> None:
+        super().__init__(context=context)
+        self.timezone = timezone
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of aware or of naive datetimes."""
+        return Encoding.of(encoding.DATETIME_AWARE if self.timezone else encoding.DATETIME_NAIVE)
+
+    def _configuration(self) -> dict[str, Any]:
+        return {"timezone": self.timezone or None}
+
+
+class EncryptedUUID(EncryptedType[uuid.UUID]):
+    """UUIDs."""
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of UUIDs."""
+        return Encoding.of(encoding.UUID)
+
+
+class EncryptedEnum(EncryptedType[enum.Enum]):
+    """Members of an enumeration, of one length whatever their names.
+
+    A member is stored by a number made from its name: reordering and adding members is safe, renaming one is not.
+
+    Args:
+        enum_class: The enumeration.
+        context: See `EncryptedType`.
+    """
+
+    def __init__(self, enum_class: type[enum.Enum], *, context: str | None = None) -> None:
+        super().__init__(context=context)
+        self.enum_class = enum_class
+        encoding.enum_codec(enum_class)  # two names with one number are refused here, not at the first value
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of this enumeration's members."""
+        return Encoding.of(encoding.enum_codec(self.enum_class))
+
+    def _configuration(self) -> dict[str, Any]:
+        return {"enum_class": self.enum_class}
+
+
+class EncryptedJSON(EncryptedType[Any]):
+    """JSON values; ``MutableDict.as_mutable(EncryptedJSON())`` tracks changes in place. None is NULL."""
+
+    hashable = False
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the canonical JSON encoding."""
+        return Encoding.of(encoding.JSON)
+
+
+class EncryptedArray(EncryptedType[list[Any]]):
+    """Lists of one type.
+
+    Args:
+        item_type: The type of the items, an encrypted type: ``EncryptedArray(EncryptedString())``.
+        context: See `EncryptedType`.
+    """
+
+    hashable = False
+
+    def __init__(
+        self, item_type: EncryptedType[Any] | type[EncryptedType[Any]], *, context: str | None = None
+    ) -> None:
+        super().__init__(context=context)
+        self.item_type = item_type() if isinstance(item_type, type) else item_type
+
+    def encoding(self) -> Encoding[Any]:
+        """Return the encoding of lists of the items' encoding."""
+        return Encoding.of(encoding.array_codec(self.item_type.encoding()))
+
+    def _configuration(self) -> dict[str, Any]:
+        return {"item_type": self.item_type}
+
+
+TYPES: Sequence[type[EncryptedType[Any]]] = (
+    EncryptedArray,
+    EncryptedBoolean,
+    EncryptedBytes,
+    EncryptedDate,
+    EncryptedDateTime,
+    EncryptedEnum,
+    EncryptedFloat,
+    EncryptedInteger,
+    EncryptedJSON,
+    EncryptedNumeric,
+    EncryptedString,
+    EncryptedText,
+    EncryptedTime,
+    EncryptedUUID,
+)
