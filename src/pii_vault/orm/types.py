@@ -11,7 +11,7 @@ import decimal
 import enum
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sqlalchemy import Column, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint, event
 from sqlalchemy.dialects.mysql import LONGBLOB
@@ -42,6 +42,7 @@ class EncryptedType(TypeDecorator[T]):
     """
 
     impl = LargeBinary
+    # SQLAlchemy asks each class for itself: a subclass of a user's decides for its own configuration.
     cache_ok = True
     comparator_factory = SealedComparator
 
@@ -81,6 +82,7 @@ class EncryptedType(TypeDecorator[T]):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in config.items())})"
 
     def _configuration(self) -> dict[str, Any]:
+        """Return the constructor arguments of a subclass, for its repr; None stands for a default."""
         return {}
 
     def _required_context(self) -> str:
@@ -93,18 +95,22 @@ class EncryptedType(TypeDecorator[T]):
     def _set_parent(self, parent: Any, outer: bool = False, **kw: Any) -> None:
         super()._set_parent(parent, outer=outer, **kw)
         if isinstance(parent, Column):
-            event.listen(parent, "after_parent_attach", self._on_table)
+            event.listen(parent, "after_parent_attach", _bind_to_table)
 
-    def _on_table(self, column: Column[Any], table: Any) -> None:
-        if not isinstance(table, Table) or column.type is not self and not isinstance(column.type, EncryptedType):
-            return
-        own = cast("EncryptedType[T]", self.copy())
-        if not self._context_is_given:
-            own.context = context_id(table.name, column.name)
-        # One type object may serve many columns (type_annotation_map); each column gets a copy that knows its context.
-        column.type = own
-        _refuse_impossible(column, table)
-        _register_context(own._required_context(), column, table)
+
+def _bind_to_table(column: Column[Any], table: Any) -> None:
+    """Give a column, once its table is known, a type of its own that knows its context.
+
+    One type object may serve many columns (type_annotation_map, Annotated), so the shared one stays as it is.
+    """
+    if not isinstance(table, Table) or not isinstance(column.type, EncryptedType):
+        return
+    own: EncryptedType[Any] = column.type.copy()
+    if not own._context_is_given:
+        own.context = context_id(table.name, column.name)
+    column.type = own
+    _refuse_impossible(column, table)
+    _register_context(own._required_context(), column, table)
 
 
 def _refuse_impossible(column: Column[Any], table: Table) -> None:
@@ -145,6 +151,8 @@ def _register_context(context: str, column: Column[Any], table: Table) -> None:
 class EncryptedString(EncryptedType[str]):
     """Text of any length, kept exactly as given: no normalisation, no trimming."""
 
+    cache_ok = True
+
     def encoding(self) -> Encoding[Any]:
         """Return the UTF-8 encoding."""
         return Encoding.of(encoding.TEXT)
@@ -153,9 +161,13 @@ class EncryptedString(EncryptedType[str]):
 class EncryptedText(EncryptedString):
     """Long text; the same as `EncryptedString`, for readers of the model."""
 
+    cache_ok = True
+
 
 class EncryptedBytes(EncryptedType[bytes]):
     """Bytes."""
+
+    cache_ok = True
 
     def encoding(self) -> Encoding[Any]:
         """Return the encoding of bytes as they are."""
@@ -165,6 +177,8 @@ class EncryptedBytes(EncryptedType[bytes]):
 class EncryptedInteger(EncryptedType[int]):
     """Integers of any size; those of 64 bits have one length, larger ones show their magnitude by theirs."""
 
+    cache_ok = True
+
     def encoding(self) -> Encoding[Any]:
         """Return the encoding of integers."""
         return encoding.INTEGER
@@ -172,6 +186,8 @@ class EncryptedInteger(EncryptedType[int]):
 
 class EncryptedFloat(EncryptedType[float]):
     """IEEE 754 doubles, bit for bit."""
+
+    cache_ok = True
 
     def encoding(self) -> Encoding[Any]:
         """Return the encoding of doubles."""
@@ -181,6 +197,8 @@ class EncryptedFloat(EncryptedType[float]):
 class EncryptedNumeric(EncryptedType[decimal.Decimal]):
     """Decimals with their exponent: 1.10 comes back as 1.10. No NaN, no infinity, no floats."""
 
+    cache_ok = True
+
     def encoding(self) -> Encoding[Any]:
         """Return the encoding of decimals."""
         return Encoding.of(encoding.DECIMAL)
@@ -188,6 +206,8 @@ class EncryptedNumeric(EncryptedType[decimal.Decimal]):
 
 class EncryptedBoolean(EncryptedType[bool]):
     """True and False, of one length."""
+
+    cache_ok = True
 
     def encoding(self) -> Encoding[Any]:
         """Return the encoding of booleans."""
@@ -197,6 +217,8 @@ class EncryptedBoolean(EncryptedType[bool]):
 class EncryptedDate(EncryptedType[dt.date]):
     """Dates."""
 
+    cache_ok = True
+
     def encoding(self) -> Encoding[Any]:
         """Return the encoding of dates."""
         return Encoding.of(encoding.DATE)
@@ -204,6 +226,8 @@ class EncryptedDate(EncryptedType[dt.date]):
 
 class EncryptedTime(EncryptedType[dt.time]):
     """Times of day without a time zone."""
+
+    cache_ok = True
 
     def encoding(self) -> Encoding[Any]:
         """Return the encoding of times."""
@@ -218,6 +242,8 @@ class EncryptedDateTime(EncryptedType[dt.datetime]):
             The other kind is refused.
         context: See `EncryptedType`.
     """
+
+    cache_ok = True
 
     def __init__(self, timezone: bool = False, *, context: str | None = None) -> None:
         super().__init__(context=context)
@@ -234,6 +260,8 @@ class EncryptedDateTime(EncryptedType[dt.datetime]):
 class EncryptedUUID(EncryptedType[uuid.UUID]):
     """UUIDs."""
 
+    cache_ok = True
+
     def encoding(self) -> Encoding[Any]:
         """Return the encoding of UUIDs."""
         return Encoding.of(encoding.UUID)
@@ -248,6 +276,8 @@ class EncryptedEnum(EncryptedType[enum.Enum]):
         enum_class: The enumeration.
         context: See `EncryptedType`.
     """
+
+    cache_ok = True
 
     def __init__(self, enum_class: type[enum.Enum], *, context: str | None = None) -> None:
         super().__init__(context=context)
@@ -265,6 +295,7 @@ class EncryptedEnum(EncryptedType[enum.Enum]):
 class EncryptedJSON(EncryptedType[Any]):
     """JSON values; ``MutableDict.as_mutable(EncryptedJSON())`` tracks changes in place. None is NULL."""
 
+    cache_ok = True
     hashable = False
 
     def encoding(self) -> Encoding[Any]:
@@ -280,6 +311,7 @@ class EncryptedArray(EncryptedType[list[Any]]):
         context: See `EncryptedType`.
     """
 
+    cache_ok = True
     hashable = False
 
     def __init__(

@@ -1,0 +1,179 @@
+"""Hooks on an engine: statements are checked as they are compiled, and keys are warm before values are bound.
+
+The compiler of the engine's dialect is replaced by a subclass; engines derived with ``execution_options`` share the
+dialect and so the checks. All I/O happens in ``before_execute``, through SQLAlchemy's greenlet where there is one, so
+that an event loop never waits for the KMS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import BindParameter, Connection, Engine, Table, event
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import Insert, Update
+from sqlalchemy.util import concurrency
+
+from ..errors import ConfigurationError, ScopeError, TenantMismatchError, UnsupportedOperationError
+from ..scope import Scope, no_tenant
+from . import checker
+from .attachment import _ATTRIBUTE, Attachment, attached
+from .types import EncryptedType
+
+
+class _CheckedCompiler(SQLCompiler):
+    """The part that is mixed in front of a dialect's own compiler."""
+
+    touches_sealed: bool = False
+    """Whether executing the statement binds or reads sealed values, and so needs a scope."""
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        translated = getattr(self.compile_state, "statement", None)
+        if getattr(translated, "is_update", False) or getattr(translated, "is_delete", False):
+            checker.check_conditions(translated)  # with what the ORM has added
+        results = (entry[3] for entry in self._result_columns)
+        binds = (bind.type for bind in getattr(self, "binds", {}).values())
+        self.touches_sealed = any(isinstance(kind, EncryptedType) for kind in (*results, *binds))
+
+    def _compose_select_body(self, text: str, select: Any, compile_state: Any, *args: Any, **kw: Any) -> str:
+        # Every SELECT passes here on its way to text, however deep, after the ORM has worked on it.
+        checker.check_select(select, compile_state.froms, compile_state._label_resolve_dict[0])
+        return cast(str, super()._compose_select_body(text, select, compile_state, *args, **kw))  # type: ignore[misc]
+
+    def visit_compound_select(self, cs: Any, *args: Any, **kw: Any) -> Any:
+        labels = {column.key: column for column in cs.selects[0].exported_columns}
+        checker.check_compound(cs, labels)
+        return super().visit_compound_select(cs, *args, **kw)
+
+    def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> Any:
+        checker.check_insert(insert_stmt)
+        return super().visit_insert(insert_stmt, *args, **kw)
+
+    def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> Any:
+        checker.check_update(update_stmt)
+        return super().visit_update(update_stmt, *args, **kw)
+
+    def visit_delete(self, delete_stmt: Any, *args: Any, **kw: Any) -> Any:
+        checker.check_delete(delete_stmt)
+        return super().visit_delete(delete_stmt, *args, **kw)
+
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        if isinstance(type_, EncryptedType):
+            # The type's own literal_processor must not raise: SQLAlchemy would wrap it together with the plaintext.
+            raise UnsupportedOperationError(
+                "a value of an encrypted column is not rendered into SQL text", hint="do not use literal_binds"
+            )
+        return super().render_literal_value(value, type_)
+
+
+def attach_engine(engine: Engine, attachment: Attachment) -> None:
+    """Attach an engine: check what it compiles, warm keys before it executes. Attaching twice changes nothing.
+
+    Raises:
+        ConfigurationError: the engine is attached to another vault.
+    """
+    known = attached(engine.dialect)
+    if known is not None:
+        if known.keyring is not attachment.keyring:
+            raise ConfigurationError("the engine is attached to another vault already")
+        return
+    base = engine.dialect.statement_compiler
+    body = {_ATTRIBUTE: attachment}
+    # The mix-in comes first, the dialect's compiler stays behind it.
+    compiler = type(f"Checked{base.__name__}", (_CheckedCompiler, base), body)
+    engine.dialect.statement_compiler = cast(type[SQLCompiler], compiler)
+    engine.clear_compiled_cache()
+    hooks = _Hooks(attachment)
+    event.listen(engine, "before_execute", hooks.before_execute)
+    event.listen(engine, "before_cursor_execute", hooks.before_cursor_execute)
+
+
+def warm(scope: Scope) -> None:
+    """Make the scope's keyset fresh, off the event loop where there is one."""
+    if scope.fresh:
+        return
+    if concurrency.in_greenlet():
+        concurrency.await_only(asyncio.to_thread(scope.renew))
+    else:
+        scope.renew()
+
+
+class _Hooks:
+    def __init__(self, attachment: Attachment) -> None:
+        self._attachment = attachment
+        self._tenant_keys: WeakKeyDictionary[Table, str | None] = WeakKeyDictionary()
+
+    def before_execute(
+        self, _connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
+    ) -> None:
+        """Warm the scope's keys, and refuse rows that name another tenant."""
+        scope = self._attachment.scope()
+        if scope is None:
+            return
+        if scope.keyring is not self._attachment.keyring:
+            raise ScopeError(f"the scope of tenant {scope.tenant!r} belongs to another vault than this engine")
+        warm(scope)
+        if isinstance(statement, Insert | Update):
+            self._check_rows(scope, statement, multiparams or [params or {}])
+
+    def before_cursor_execute(
+        self, _connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
+    ) -> None:
+        """Refuse a statement on encrypted columns without a scope, even one that would find no row."""
+        if getattr(context.compiled, "touches_sealed", False) and self._attachment.scope() is None:
+            raise no_tenant()
+
+    def _check_rows(self, scope: Scope, statement: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+        table = statement.table
+        key = self._tenant_key(table) if isinstance(table, Table) else None
+        if key is None:
+            return
+        for row in rows:
+            if key in row:
+                check_tenant(scope, table.name, row[key])
+        for value in _values_in(statement, table.columns[key]):
+            check_tenant(scope, table.name, value)
+
+    def _tenant_key(self, table: Table) -> str | None:
+        if table not in self._tenant_keys:
+            self._tenant_keys[table] = tenant_key(table, self._attachment.tenant_column)
+        return self._tenant_keys[table]
+
+
+def tenant_key(table: Table, tenant_column: str | None) -> str | None:
+    """Return the key of the tenant column of a table with encrypted columns, or None."""
+    if tenant_column is None or not any(isinstance(column.type, EncryptedType) for column in table.columns):
+        return None
+    return next((column.key for column in table.columns if column.name == tenant_column), None)
+
+
+def check_tenant(scope: Scope, table: str, value: Any) -> None:
+    """Refuse a row whose tenant column names another tenant than the scope.
+
+    Raises:
+        TenantMismatchError: it does. The other tenant's name is not shown.
+    """
+    if str(value) != scope.tenant:
+        raise TenantMismatchError(
+            f"a row of {table!r} belongs to another tenant than {scope.tenant!r}, which is in scope",
+            hint="write it inside `with vault.tenant(...)` of its own tenant",
+        )
+
+
+def _values_in(statement: Any, column: Any) -> Iterable[Any]:
+    rows: list[Any] = [statement._values or {}, dict(getattr(statement, "_ordered_values", None) or ())]
+    for group in getattr(statement, "_multi_values", None) or ():
+        rows.extend(checker._as_mapping(statement, row) for row in group)
+    for row in rows:
+        for key, value in row.items():
+            if (key if isinstance(key, str) else getattr(key, "key", None)) != column.key:
+                continue
+            if isinstance(value, BindParameter):
+                if value.required:
+                    continue  # its value is among the parameters
+                value = value.effective_value
+            yield value

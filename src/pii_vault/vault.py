@@ -1,0 +1,139 @@
+"""Vault: the object that an application builds once. Every method delegates to the floor below that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import URL, Engine, StaticPool, create_engine, make_url
+
+from . import primitives
+from .errors import ConfigurationError
+from .keyring import Clock, Keyring
+from .keys import TenantRecord
+from .keystore import KeyStore
+from .kms import KmsKey, KmsProvider
+from .lifecycle.issue import Issuer
+from .orm.attachment import Attachment
+from .orm.engine import attach_engine
+from .orm.session import attach_session
+from .scope import Scope
+
+
+class Vault:
+    """Encrypted columns for many tenants, each under a key in its own KMS.
+
+    Args:
+        database: The key store's database: a URL with a synchronous driver, or an engine. The application's own
+            database or another; the vault uses connections of its own either way.
+        kms: Where the customers' keys are: `AwsKms`, or `LocalKms` for development.
+        ttl: Seconds for which a tenant's keys stay in memory after the KMS was last asked; 0 asks in every scope.
+        default_tenant: The tenant of an application that has only one; then no scope is needed.
+        clock: The clocks that keys expire by.
+        now: The present instant in UTC, for records.
+    """
+
+    def __init__(
+        self,
+        database: str | URL | Engine,
+        *,
+        kms: KmsProvider,
+        ttl: float = 300.0,
+        default_tenant: str | None = None,
+        clock: Clock | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._owns_engine: Final = not isinstance(database, Engine)
+        self._engine: Final = database if isinstance(database, Engine) else _engine(make_url(database))
+        check_database = getattr(kms, "check_database", None)
+        if check_database is not None:
+            check_database(self._engine.url)
+        self._store: Final = KeyStore(self._engine)
+        self._keyring: Final = Keyring(self._store, kms, ttl=ttl, clock=clock)
+        self._issuer: Final = Issuer(self._store, kms, self._keyring, now)
+        self._default: Final = Scope(self._keyring, default_tenant) if default_tenant is not None else None
+
+    def __repr__(self) -> str:
+        return f"<Vault on {self._engine.url.render_as_string(hide_password=True)}>"
+
+    def create_all(self) -> None:
+        """Create the key store's tables where they are missing, and give the application its uid."""
+        self._store.create_all(primitives.random_uid, self._issuer.now())
+
+    def attach(self, *targets: Any, tenant_column: str | None = None) -> None:
+        """Attach engines and sessions, once, right after they are made.
+
+        An engine's statements are checked when they are compiled, and keys are warm before values are bound. A session
+        fills the tenant column of new rows, refuses rows of other tenants, and serves one tenant per transaction.
+
+        Args:
+            targets: Engine, AsyncEngine, Session class, sessionmaker, async_sessionmaker, or a session.
+            tenant_column: The name of the column that says whose row it is. Its values are the tenants' names.
+
+        Raises:
+            ConfigurationError: a target is none of these, or is attached to another vault.
+        """
+        attachment = Attachment(self._keyring, self._default, tenant_column)
+        for target in targets:
+            engine = getattr(target, "sync_engine", target)
+            if isinstance(engine, Engine):
+                attach_engine(engine, attachment)
+            else:
+                attach_session(target, attachment)
+
+    def tenant(self, name: str) -> Scope:
+        """Return a scope in which `name` is the tenant: ``with vault.tenant("acme"):``, or ``async with``.
+
+        Entering it raises what fetching the tenant's keys raises: `TenantNotFoundError`, `TenantSuspendedError`,
+        `KmsDeniedError`, `KmsUnavailableError`, `KeyStoreError` …
+        """
+        return Scope(self._keyring, name)
+
+    def add_tenant(
+        self, name: str, *, key: str, role_arn: str | None = None, external_id: str | None = None
+    ) -> TenantRecord:
+        """Register a tenant and make its first keys in its KMS. Doing it again changes nothing.
+
+        Args:
+            name: How the application calls the tenant; 1 to 255 characters.
+            key: The full ARN of the tenant's KMS key.
+            role_arn: The role in the customer's account to assume, if any.
+            external_id: The ExternalId for that role.
+
+        Raises:
+            TenantExistsError: the name is registered with another KMS key.
+            KmsError: the KMS does not do it; nothing is registered then.
+        """
+        if not 1 <= len(name) <= 255:
+            raise ConfigurationError("a tenant's name has 1 to 255 characters")
+        return self._issuer.add_tenant(name, KmsKey(key, role_arn, external_id))
+
+    def tenants(self) -> list[str]:
+        """Return the names of all tenants. There is no scope for several: jobs go tenant by tenant."""
+        return [tenant.name for tenant in self._store.tenants()]
+
+    def rotate(self, tenant: str) -> int:
+        """Make a new data-key version ACTIVE, at once, and return it. Rows are not touched; old ones stay readable."""
+        return self._issuer.rotate(tenant)
+
+    def evict(self, tenant: str) -> None:
+        """Forget a tenant's keys in this process; the next use asks the KMS."""
+        self._keyring.evict(tenant)
+
+    def close(self) -> None:
+        """Close the vault's own connections."""
+        if self._owns_engine:
+            self._engine.dispose()
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_dialect().is_async:
+        raise ConfigurationError(
+            f"the key store needs a synchronous driver, {url.drivername} is asynchronous",
+            hint="give the vault a URL such as postgresql+psycopg://; the application's engine may be asynchronous",
+        )
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        # Every connection to such a database would be an empty database of its own.
+        return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    return create_engine(url, pool_size=2, max_overflow=8) if url.get_backend_name() != "sqlite" else create_engine(url)
