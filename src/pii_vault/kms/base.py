@@ -1,7 +1,7 @@
 """What the rest of the project asks of a KMS: generate, unwrap, rewrap, describe.
 
-A provider translates every failure into one of the five `KmsError` classes and never falls back to another key.
-It keeps no plaintext: what it returns is the caller's.
+A provider translates every failure into one of the five `KmsError` classes and never falls back to another
+key. It keeps no plaintext: what it returns is the caller's.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class KmsKeyDescription:
 class KmsProvider(Protocol):
     """A KMS that holds customers' keys.
 
-    Every method can raise `KmsDeniedError`, `KmsUnavailableError`, `KmsCorruptError`, `KmsConfigurationError` and
-    `KmsCredentialsError`. Every method is called from any thread, never from an event loop.
+    Every method can raise `KmsDeniedError`, `KmsUnavailableError`, `KmsCorruptError`, `KmsConfigurationError`
+    and `KmsCredentialsError`. Every method is called from any thread, never from an event loop.
     """
 
     def generate(self, key: KmsKey, context: Mapping[str, str]) -> GeneratedKey:

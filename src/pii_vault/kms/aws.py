@@ -1,0 +1,409 @@
+"""AWS KMS as a `KmsProvider`: one assumed role a customer, own timeouts, typed errors.
+
+The only module that knows boto3.
+
+Promises: a key is always named by its full ARN, and the answer must name the same; no call takes longer than
+`attempts` x (connect + read timeout) plus back-off of at most a second each, name resolution aside; only
+`KmsUnavailableError` is tried again; no error, log or repr holds a credential, a wrapped key or a plaintext.
+
+It does not cache keys, does not choose a key, and never calls ``kms:Encrypt``. The IAM permissions stand at
+each method; those for a tenant's runtime role are ``kms:GenerateDataKey``, ``kms:Decrypt`` and
+``kms:DescribeKey`` on the key, and ``sts:AssumeRole`` for our own identity on the role.
+
+Removing a role's trust stops the next AssumeRole, not credentials that are out already. They live
+`session_seconds`: 900 by default, the least that STS allows. Disabling the key or changing its policy acts at
+once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, cast
+
+from ..errors import (
+    ConfigurationError,
+    KmsConfigurationError,
+    KmsCredentialsError,
+    KmsError,
+    KmsUnavailableError,
+)
+from .aws_answers import KEY_BYTES, Answer, check_blob, check_key, description, plaintext, wrapped
+from .aws_arn import key_address
+from .aws_clients import ClientCache, ClientKey, Lease
+from .aws_errors import OWN_CREDENTIALS, exception_code, kms_error, may_be_chained
+from .aws_silence import silenced
+from .base import GeneratedKey, KmsKey, KmsKeyDescription, WrappedKey
+
+if TYPE_CHECKING:
+    from boto3.session import Session
+    from botocore.exceptions import ClientError
+
+_SESSION_NAME: Final = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
+_GLOBAL_STS: Final = "https://sts.amazonaws.com"
+
+ResultT = TypeVar("ResultT")
+
+
+class _Client(Protocol):
+    """What this module uses of a boto3 client for KMS or STS."""
+
+    @property
+    def meta(self) -> _ClientMeta: ...
+
+    def generate_data_key(self, **arguments: object) -> Answer: ...
+    def decrypt(self, **arguments: object) -> Answer: ...
+    def re_encrypt(self, **arguments: object) -> Answer: ...
+    def describe_key(self, **arguments: object) -> Answer: ...
+    def assume_role(self, **arguments: object) -> Answer: ...
+
+
+class _ClientMeta(Protocol):
+    @property
+    def endpoint_url(self) -> str: ...
+
+
+class AwsKms:
+    """Customers' keys in AWS KMS.
+
+    Thread-safe, and safe to carry over a fork: the child makes its own clients.
+
+    Args:
+        endpoint_url: Another endpoint for KMS (a VPC endpoint, a test server), or None.
+        sts_endpoint_url: Another endpoint for STS, or None for the one in the key's region.
+        session: The boto3 session with our own credentials; None for boto3's usual chain.
+        connect_timeout: Seconds to wait for a connection.
+        read_timeout: Seconds to wait for an answer.
+        attempts: How often to try while the KMS is unavailable; 1 for never again.
+        role_session_name: The session name of assumed roles; it shows in the customer's CloudTrail.
+        session_seconds: How long assumed credentials live.
+        max_clients: How many clients (identities) to keep; each holds an idle connection or two.
+        clock: Seconds of the wall clock.
+        sleep: Waits between two attempts.
+
+    Raises:
+        ConfigurationError: boto3 is not installed, or an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint_url: str | None = None,
+        sts_endpoint_url: str | None = None,
+        session: Session | None = None,
+        connect_timeout: float = 1.0,
+        read_timeout: float = 3.0,
+        attempts: int = 2,
+        role_session_name: str = "pii-vault",
+        session_seconds: int = 900,
+        max_clients: int = 256,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        _require_boto3()
+        if not (connect_timeout > 0 and read_timeout > 0 and attempts >= 1 and max_clients >= 1):
+            raise ConfigurationError("AwsKms: timeouts are above 0, attempts and max_clients at least 1")
+        if not 900 <= session_seconds <= 43_200:
+            raise ConfigurationError(
+                "AwsKms: session_seconds is 900 to 43200; with role chaining at most 3600"
+            )
+        if not _SESSION_NAME.fullmatch(role_session_name):
+            raise ConfigurationError("AwsKms: role_session_name is 2 to 64 of A-Z a-z 0-9 _+=,.@-")
+        self._endpoint_url = endpoint_url
+        self._sts_endpoint_url = sts_endpoint_url
+        self._given_session = session
+        self._session: Session | None = session
+        self._timeouts = (connect_timeout, read_timeout)
+        self._attempts = attempts
+        self._role_session_name = role_session_name
+        self._session_seconds = session_seconds
+        self._max_clients = max_clients
+        self._clock = clock
+        self._sleep = sleep
+        self._forget_clients()
+        _instances.add(self)
+
+    def __repr__(self) -> str:
+        return f"AwsKms(endpoint_url={self._endpoint_url!r}, attempts={self._attempts})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("AwsKms is not pickled: it holds credentials; build one in each process")
+
+    def generate(self, key: KmsKey, context: Mapping[str, str]) -> GeneratedKey:
+        """Make 32 random bytes in the KMS and return them with the same wrapped under `key` and `context`.
+
+        IAM: ``kms:GenerateDataKey`` on the key, which can be limited by ``kms:EncryptionContext:*``.
+        """
+        address = key_address(key)
+        answer = self._call(
+            "GenerateDataKey",
+            key,
+            lambda client: client.generate_data_key(
+                KeyId=key.arn, NumberOfBytes=KEY_BYTES, EncryptionContext=dict(context)
+            ),
+        )
+        made = wrapped(answer, "GenerateDataKey", address, material="KeyMaterialId")
+        return GeneratedKey(plaintext(answer, "GenerateDataKey", address), made)
+
+    def unwrap(self, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> bytes:
+        """Return the plaintext of `blob`, which was wrapped under exactly this `key` and `context`.
+
+        IAM: ``kms:Decrypt`` on the key, which can be limited by ``kms:EncryptionContext:*``.
+        """
+        address = key_address(key)
+        check_blob(blob, "Decrypt", address)
+        # Without KeyId, KMS would take any key that we may use: a swapped blob would open.
+        answer = self._call(
+            "Decrypt",
+            key,
+            lambda client: client.decrypt(
+                KeyId=key.arn, CiphertextBlob=blob, EncryptionContext=dict(context)
+            ),
+        )
+        check_key(answer, "KeyId", "Decrypt", address)
+        return plaintext(answer, "Decrypt", address)
+
+    def rewrap(
+        self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]
+    ) -> WrappedKey:
+        """Wrap the same plaintext under `destination`, inside the KMS; the context stays.
+
+        Both keys are used by one identity, that of `source`: so the new key's policy has to grant it no more
+        than encryption, and the right to decrypt is never given to an account that did not have it.
+
+        IAM: ``kms:ReEncryptFrom`` on the source and ``kms:ReEncryptTo`` on the destination, for the source's
+        role.
+
+        Raises:
+            KmsConfigurationError: also for keys in two regions, which no KMS endpoint can serve.
+        """
+        old, new = key_address(source), key_address(destination)
+        if (old.partition, old.region) != (new.partition, new.region):
+            raise KmsConfigurationError(
+                f"ReEncrypt from {old.arn} to {new.arn}: the keys are in different regions",
+                code="InvalidAddress",
+                operation="ReEncrypt",
+                hint="make a new key-encryption key under the new KMS key, or use a multi-Region replica",
+            )
+        check_blob(blob, "ReEncrypt", old)
+        answer = self._call(
+            "ReEncrypt",
+            source,
+            lambda client: client.re_encrypt(
+                CiphertextBlob=blob,
+                SourceKeyId=source.arn,
+                SourceEncryptionContext=dict(context),
+                DestinationKeyId=destination.arn,
+                DestinationEncryptionContext=dict(context),
+            ),
+        )
+        check_key(answer, "SourceKeyId", "ReEncrypt", old)
+        return wrapped(answer, "ReEncrypt", new, material="DestinationKeyMaterialId")
+
+    def describe(self, key: KmsKey) -> KmsKeyDescription:
+        """Return what the KMS says about `key`; it proves that the key exists and that we may look at it.
+
+        IAM: ``kms:DescribeKey`` on the key, in a statement without encryption-context conditions: this call
+        carries no context.
+        """
+        address = key_address(key)
+        answer = self._call("DescribeKey", key, lambda client: client.describe_key(KeyId=key.arn))
+        return description(answer, address)
+
+    def validate_key(self, key: KmsKey) -> None:
+        """Refuse an address that AWS KMS cannot mean, before any call. Needs no IAM permission.
+
+        Raises:
+            KmsConfigurationError: an alias, a bare key id, another service's ARN, a role in another account.
+        """
+        key_address(key)
+
+    def _call(self, operation: str, key: KmsKey, send: Callable[[_Client], Answer]) -> Answer:
+        # botocore's own retries are off: they take LimitExceededException for a throttle, and they cannot
+        # know which of our classes may be tried again.
+        for attempt in range(1, self._attempts):
+            try:
+                return self._call_once(operation, key, send)
+            except KmsUnavailableError:
+                self._sleep(random.uniform(0, min(1.0, 0.1 * 2**attempt)))  # noqa: S311 - jitter, no secret
+        return self._call_once(operation, key, send)
+
+    def _call_once(self, operation: str, key: KmsKey, send: Callable[[_Client], Answer]) -> Answer:
+        identity = ClientKey(key_address(key).region, key.role_arn, key.external_id)
+        try:
+            client = self._client(operation, key, identity)
+            return _translated(operation, key.arn, lambda: send(client))
+        except KmsCredentialsError:
+            # Once more with fresh ones: ours may have been rotated, the assumed ones may have ended early.
+            self._clients.drop(identity)
+            self._forget_own_session()
+        client = self._client(operation, key, identity)
+        return _translated(operation, key.arn, lambda: send(client))
+
+    def _client(self, operation: str, key: KmsKey, identity: ClientKey) -> _Client:
+        def make() -> Lease[_Client]:
+            if identity.role_arn is None:
+                return Lease(self._new_client(operation, key, "kms"))
+            return self._assumed(operation, key)
+
+        return self._clients.get(identity, make)
+
+    def _assumed(self, operation: str, key: KmsKey) -> Lease[_Client]:
+        """Make a client with credentials of the customer's role.
+
+        IAM: ``sts:AssumeRole`` on the role for our own identity; the role's trust policy names it and the
+        ExternalId.
+        """
+        now = self._clock()
+        self._resolve_own_credentials(operation, key)
+        sts = self._sts_client(operation, key)
+        arguments: dict[str, object] = {
+            "RoleArn": key.role_arn,
+            "RoleSessionName": self._role_session_name,
+            "DurationSeconds": self._session_seconds,
+        }
+        if key.external_id is not None:
+            arguments["ExternalId"] = key.external_id
+        answer = _translated(operation, key.arn, lambda: sts.assume_role(**arguments), step="AssumeRole")
+        credentials = answer.get("Credentials")
+        if not isinstance(credentials, Mapping) or not isinstance(credentials.get("Expiration"), datetime):
+            raise kms_error("ResponseParserError", operation, key.arn, step="AssumeRole")
+        client = self._new_client(operation, key, "kms", credentials)
+        return Lease.until(client, now, credentials["Expiration"].timestamp())
+
+    def _resolve_own_credentials(self, operation: str, key: KmsKey) -> None:
+        """Fetch or refresh our own credentials now, apart from the customer's role.
+
+        They may themselves come from an AssumeRole, whose refusal must not look like the customer's.
+        """
+        with self._session_lock:
+            session = self._own_session(operation, key)
+            credentials = _translated(operation, key.arn, session.get_credentials, step=OWN_CREDENTIALS)
+        if credentials is None:
+            raise kms_error("NoCredentialsError", operation, key.arn, step=OWN_CREDENTIALS)
+        _translated(operation, key.arn, credentials.get_frozen_credentials, step=OWN_CREDENTIALS)
+
+    def _sts_client(self, operation: str, key: KmsKey) -> _Client:
+        client = self._new_client(operation, key, "sts")
+        if client.meta.endpoint_url != _GLOBAL_STS:
+            return client
+        # AWS_STS_REGIONAL_ENDPOINTS=legacy sends everybody to us-east-1, whose outage would then be ours.
+        regional = f"https://sts.{key_address(key).region}.amazonaws.com"
+        return self._new_client(operation, key, "sts", endpoint_url=regional)
+
+    def _new_client(
+        self,
+        operation: str,
+        key: KmsKey,
+        service: str,
+        credentials: Mapping[str, object] | None = None,
+        *,
+        endpoint_url: str | None = None,
+    ) -> _Client:
+        given = self._endpoint_url if service == "kms" else self._sts_endpoint_url
+        options: dict[str, Any] = {
+            "region_name": key_address(key).region,
+            "endpoint_url": endpoint_url or given,
+            "config": _client_config(*self._timeouts),
+        }
+        if credentials is not None:
+            options["aws_access_key_id"] = credentials.get("AccessKeyId")
+            options["aws_secret_access_key"] = credentials.get("SecretAccessKey")
+            options["aws_session_token"] = credentials.get("SessionToken")
+        # Clients are thread-safe, but making one from a session is not.
+        with self._session_lock:
+            session = self._own_session(operation, key)
+            made = _translated(
+                operation, key.arn, lambda: session.client(service, **options), step="making a client"
+            )
+        return cast(_Client, made)
+
+    def _own_session(self, operation: str, key: KmsKey) -> Session:
+        if self._session is None:
+            from boto3.session import Session
+
+            self._session = _translated(operation, key.arn, Session, step=OWN_CREDENTIALS)
+        return self._session
+
+    def _forget_own_session(self) -> None:
+        with self._session_lock:
+            self._session = self._given_session
+
+    def _forget_clients(self) -> None:
+        """Start anew without clients, session or locks: in a forked child a lock may be held for ever."""
+        self._session_lock = threading.Lock()
+        self._session = self._given_session
+        self._clients: ClientCache[_Client] = ClientCache(capacity=self._max_clients, clock=self._clock)
+
+
+_instances: Final[weakref.WeakSet[AwsKms]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for provider in list(_instances):
+        provider._forget_clients()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _require_boto3() -> None:
+    try:
+        import boto3.session  # noqa: F401
+        import botocore.config  # noqa: F401
+    except ImportError:
+        raise ConfigurationError("AWS KMS needs boto3", hint="pip install boto3") from None
+
+
+def _client_config(connect_timeout: float, read_timeout: float) -> object:
+    from botocore.config import Config
+
+    return Config(
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        max_pool_connections=32,
+    )
+
+
+def _translated(operation: str, arn: str, call: Callable[[], ResultT], *, step: str | None = None) -> ResultT:
+    """Run one call of boto3; turn what it raises into our error."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    try:
+        with silenced():
+            return call()
+    except ClientError as error:
+        failure, cause = _client_failure(error, operation, arn, step), error
+    except (BotoCoreError, ResponseParserError, ValueError) as error:
+        failure = kms_error(exception_code(error), operation, arn, step=step)
+        cause = error if may_be_chained(error) else None
+    if cause is not None:
+        # The frames below hold signed requests and credentials, and error reporters print frames.
+        cause.__traceback__ = cause.__cause__ = cause.__context__ = None
+    # Raised out here, so that an exception that may quote parameters is not kept as __context__ either.
+    raise failure from cause
+
+
+def _client_failure(error: ClientError, operation: str, arn: str, step: str | None) -> KmsError:
+    answered = error.response.get("Error", {})
+    expected = "AssumeRole" if step == "AssumeRole" else operation
+    if step is None and error.operation_name != expected:
+        # botocore refreshes our own credentials inside any call; their refusal is not the customer's.
+        step = OWN_CREDENTIALS
+    return kms_error(
+        str(answered.get("Code", "Unknown"))[:100],
+        operation,
+        arn,
+        message=str(answered.get("Message", "")),
+        status=error.response.get("ResponseMetadata", {}).get("HTTPStatusCode"),
+        step=step,
+    )

@@ -1,0 +1,79 @@
+"""What an answer of AWS KMS must hold before anything uses it: the key that was asked for, and 32 bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from ..errors import KmsCorruptError
+from .aws_arn import KeyAddress
+from .base import KmsKeyDescription, WrappedKey
+
+KEY_BYTES: Final = 32
+_MAX_BLOB: Final = 6144
+
+Answer = dict[str, object]
+
+
+def check_blob(blob: bytes, operation: str, address: KeyAddress) -> None:
+    """Refuse a blob that KMS cannot have made, before any call."""
+    if not 1 <= len(blob) <= _MAX_BLOB:
+        raise _unexpected(
+            f"a wrapped key has 1 to {_MAX_BLOB} bytes, this one {len(blob)}", operation, address
+        )
+
+
+def check_key(answer: Answer, name: str, operation: str, address: KeyAddress) -> None:
+    """Refuse an answer whose field `name` is not the key that was asked for."""
+    answered = answer.get(name)
+    if not isinstance(answered, str) or not address.is_same_key(answered):
+        # Emptied first: the frames of this error must not hold a plaintext key.
+        answer.clear()
+        raise _unexpected("the answer names another KMS key", operation, address)
+
+
+def plaintext(answer: Answer, operation: str, address: KeyAddress) -> bytes:
+    """Return the plaintext key of an answer."""
+    found = answer.get("Plaintext")
+    if isinstance(found, bytes) and len(found) == KEY_BYTES:
+        return found
+    del found
+    answer.clear()
+    raise _unexpected(f"the answer holds no key of {KEY_BYTES} bytes", operation, address)
+
+
+def wrapped(answer: Answer, operation: str, address: KeyAddress, *, material: str) -> WrappedKey:
+    """Return the wrapped key of an answer; the field `material` holds its material id, if any."""
+    check_key(answer, "KeyId", operation, address)
+    blob, material_id = answer.get("CiphertextBlob"), answer.get(material)
+    if not isinstance(blob, bytes) or not 1 <= len(blob) <= _MAX_BLOB:
+        answer.clear()
+        raise _unexpected("the answer holds no wrapped key", operation, address)
+    return WrappedKey(blob, str(answer["KeyId"]), material_id if isinstance(material_id, str) else None)
+
+
+def description(answer: Answer, address: KeyAddress) -> KmsKeyDescription:
+    """Return the description in an answer of DescribeKey."""
+    found = answer.get("KeyMetadata")
+    metadata: Answer = dict(found) if isinstance(found, Mapping) else {}
+    check_key(metadata, "Arn", "DescribeKey", address)
+    created = metadata.get("CreationDate")
+    return KmsKeyDescription(
+        arn=address.arn,
+        account=address.account,
+        region=address.region,
+        state=str(metadata.get("KeyState", "")),
+        usage=str(metadata.get("KeyUsage", "")),
+        spec=str(metadata.get("KeySpec", "")),
+        created_at=created if isinstance(created, datetime) else None,
+    )
+
+
+def _unexpected(reason: str, operation: str, address: KeyAddress) -> KmsCorruptError:
+    return KmsCorruptError(
+        f"{operation} with KMS key {address.arn}: {reason}",
+        code="UnexpectedAnswer",
+        operation=operation,
+        hint="the record or the endpoint is not what it should be; do not retry",
+    )
