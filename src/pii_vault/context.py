@@ -133,9 +133,7 @@ def record_aad(
     )
 
 
-def activation_message(
-    identity: Identity, purpose: str, version: int, epoch: int, commitment: bytes
-) -> bytes:
+def activation_message(identity: Identity, purpose: str, version: int, epoch: int, commitment: bytes) -> bytes:
     """Return what an activation MAC authenticates: this version was made ACTIVE at this epoch."""
     return lp(
         _ACTIVATION_LABEL,

@@ -147,9 +147,7 @@ class KmsError(PiiVaultError):
         operation: The provider's operation, for example ``Decrypt``.
     """
 
-    def __init__(
-        self, message: str, *, code: str = "", operation: str = "", hint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, code: str = "", operation: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.code = code
         self.operation = operation

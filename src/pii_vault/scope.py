@@ -50,9 +50,7 @@ class Scope:
         self._end()
 
     async def __aenter__(self) -> Scope:
-        self.keyset = self._keyring.cached(self.tenant) or await asyncio.to_thread(
-            self._keyring.get, self.tenant
-        )
+        self.keyset = self._keyring.cached(self.tenant) or await asyncio.to_thread(self._keyring.get, self.tenant)
         return self._begin()
 
     async def __aexit__(

@@ -39,9 +39,7 @@ def enum_codec(enum_class: type[E]) -> Codec[E]:
         ConfigurationError: the class has no members, is a `Flag`, or two of its names have the same number.
     """
     if issubclass(enum_class, Flag):
-        raise ConfigurationError(
-            f"{enum_class.__name__} is a Flag: its combinations have no names; store an integer"
-        )
+        raise ConfigurationError(f"{enum_class.__name__} is a Flag: its combinations have no names; store an integer")
     numbers = {name: _member_number(name) for name in enum_class.__members__}
     members = {numbers[name]: member for name, member in enum_class.__members__.items()}
     if not members:
@@ -118,9 +116,7 @@ def array_codec(items: Encoding[T]) -> Codec[list[T | None]]:
 
 def _wrong_item(number: int, items: Encoding[T]) -> FormatError:
     expected = " or ".join(codec.name for codec in items.codecs)
-    return FormatError(
-        f"expected array items stored as {expected}, got {REGISTRY.get(number, 'an unknown codec')}"
-    )
+    return FormatError(f"expected array items stored as {expected}, got {REGISTRY.get(number, 'an unknown codec')}")
 
 
 def _write_json(value: object, depth: int = 0) -> str:

@@ -124,9 +124,7 @@ def _encode_decimal(value: object) -> bytes:
         if value.is_finite():
             return _decimal_context.to_sci_string(value).encode()
         raise EncodingError("expected a finite Decimal, got one that is not a number or infinite")
-    hint = (
-        "a float has no exact decimal form: round it to a Decimal first" if isinstance(value, float) else None
-    )
+    hint = "a float has no exact decimal form: round it to a Decimal first" if isinstance(value, float) else None
     raise refused("Decimal or int", value, hint=hint)
 
 

@@ -148,15 +148,11 @@ keys = Table(
     Column("destroyed_at", UtcDateTime),
     PrimaryKeyConstraint("tenant_uid", "purpose", "version"),
     CheckConstraint("purpose IN ('data', 'index')", name="purpose"),
-    CheckConstraint(
-        "version BETWEEN 1 AND CASE WHEN purpose = 'data' THEN 65535 ELSE 255 END", name="version"
-    ),
+    CheckConstraint("version BETWEEN 1 AND CASE WHEN purpose = 'data' THEN 65535 ELSE 255 END", name="version"),
     CheckConstraint(f"state IN ({_STATES})", name="state"),
     CheckConstraint("length(iv) = 12", name="iv_bytes"),
     CheckConstraint("length(commitment) = 32", name="commitment_bytes"),
-    CheckConstraint(
-        "length(encrypted_key) = CASE WHEN state = 'destroyed' THEN 0 ELSE 48 END", name="encrypted_key"
-    ),
+    CheckConstraint("length(encrypted_key) = CASE WHEN state = 'destroyed' THEN 0 ELSE 48 END", name="encrypted_key"),
     CheckConstraint("state <> 'active' OR (length(activation_mac) = 32 AND epoch >= 1)", name="activation"),
 )
 

@@ -127,9 +127,7 @@ class KeyStore:
                     created_at=tenant.created_at,
                 )
             )
-            connection.execute(
-                insert(keks).values(tenant_uid=tenant.identity.tenant_uid, **_values(kek, _KEK_COLUMNS))
-            )
+            connection.execute(insert(keks).values(tenant_uid=tenant.identity.tenant_uid, **_values(kek, _KEK_COLUMNS)))
             _insert_key(connection, tenant, first)
             _activate(connection, tenant, first)
 
@@ -216,9 +214,7 @@ def _app_uid(connection: Connection) -> bytes:
 
 def _insert_key(connection: Connection, tenant: TenantRecord, record: KeyRecord) -> None:
     new = replace(record, state=KeyState.PRE_ACTIVE, activated_at=None)
-    connection.execute(
-        insert(keys).values(tenant_uid=tenant.identity.tenant_uid, **_values(new, _KEY_COLUMNS))
-    )
+    connection.execute(insert(keys).values(tenant_uid=tenant.identity.tenant_uid, **_values(new, _KEY_COLUMNS)))
 
 
 def _activate(connection: Connection, tenant: TenantRecord, record: KeyRecord) -> None:

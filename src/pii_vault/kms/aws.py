@@ -110,9 +110,7 @@ class AwsKms:
         if not (connect_timeout > 0 and read_timeout > 0 and attempts >= 1 and max_clients >= 1):
             raise ConfigurationError("AwsKms: timeouts are above 0, attempts and max_clients at least 1")
         if not 900 <= session_seconds <= 43_200:
-            raise ConfigurationError(
-                "AwsKms: session_seconds is 900 to 43200; with role chaining at most 3600"
-            )
+            raise ConfigurationError("AwsKms: session_seconds is 900 to 43200; with role chaining at most 3600")
         if not _SESSION_NAME.fullmatch(role_session_name):
             raise ConfigurationError("AwsKms: role_session_name is 2 to 64 of A-Z a-z 0-9 _+=,.@-")
         self._endpoint_url = endpoint_url
@@ -162,16 +160,12 @@ class AwsKms:
         answer = self._call(
             "Decrypt",
             key,
-            lambda client: client.decrypt(
-                KeyId=key.arn, CiphertextBlob=blob, EncryptionContext=dict(context)
-            ),
+            lambda client: client.decrypt(KeyId=key.arn, CiphertextBlob=blob, EncryptionContext=dict(context)),
         )
         check_key(answer, "KeyId", "Decrypt", address)
         return plaintext(answer, "Decrypt", address)
 
-    def rewrap(
-        self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]
-    ) -> WrappedKey:
+    def rewrap(self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]) -> WrappedKey:
         """Wrap the same plaintext under `destination`, inside the KMS; the context stays.
 
         Both keys are used by one identity, that of `source`: so the new key's policy has to grant it no more
@@ -319,9 +313,7 @@ class AwsKms:
         # Clients are thread-safe, but making one from a session is not.
         with self._session_lock:
             session = self._own_session(operation, key)
-            made = _translated(
-                operation, key.arn, lambda: session.client(service, **options), step="making a client"
-            )
+            made = _translated(operation, key.arn, lambda: session.client(service, **options), step="making a client")
         return cast(_Client, made)
 
     def _own_session(self, operation: str, key: KmsKey) -> Session:

@@ -19,9 +19,7 @@ Answer = dict[str, object]
 def check_blob(blob: bytes, operation: str, address: KeyAddress) -> None:
     """Refuse a blob that KMS cannot have made, before any call."""
     if not 1 <= len(blob) <= _MAX_BLOB:
-        raise _unexpected(
-            f"a wrapped key has 1 to {_MAX_BLOB} bytes, this one {len(blob)}", operation, address
-        )
+        raise _unexpected(f"a wrapped key has 1 to {_MAX_BLOB} bytes, this one {len(blob)}", operation, address)
 
 
 def check_key(answer: Answer, name: str, operation: str, address: KeyAddress) -> None:

@@ -15,9 +15,7 @@ _KEY_ID: Final = r"(?P<key_id>mrk-[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0
 _KEY_ARN: Final = re.compile(
     rf"arn:{_PARTITION}:kms:(?P<region>[a-z]{{2,4}}(?:-[a-z]+)+-\d{{1,2}}):(?P<account>\d{{12}}):key/{_KEY_ID}"
 )
-_ROLE_ARN: Final = re.compile(
-    rf"arn:{_PARTITION}:iam::(?P<account>\d{{12}}):role/[\w+=,.@/-]{{1,576}}", re.ASCII
-)
+_ROLE_ARN: Final = re.compile(rf"arn:{_PARTITION}:iam::(?P<account>\d{{12}}):role/[\w+=,.@/-]{{1,576}}", re.ASCII)
 _EXTERNAL_ID: Final = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 
 # Longest prefix first. A region that is in none of these belongs to the partition "aws".
@@ -81,9 +79,7 @@ def key_address(key: KmsKey) -> KeyAddress:
     elif key.external_id is not None:
         raise _refused(key.arn, "an ExternalId without a role has no meaning", "give the role's ARN too")
     if key.external_id is not None and not _EXTERNAL_ID.fullmatch(key.external_id):
-        raise _refused(
-            key.arn, "the ExternalId is not one that STS accepts", "2 to 1224 of A-Z a-z 0-9 _+=,.@:/-"
-        )
+        raise _refused(key.arn, "the ExternalId is not one that STS accepts", "2 to 1224 of A-Z a-z 0-9 _+=,.@:/-")
     return address
 
 
@@ -93,24 +89,18 @@ def _parse(arn: str) -> KeyAddress:
         # An alias or a bare key id can be pointed at another key by whoever may write the alias or our
         # account.
         hint = "an alias can be pointed elsewhere: " if ":alias/" in arn or arn.startswith("alias/") else ""
-        raise _refused(
-            arn, "not a full AWS KMS key ARN", f"{hint}arn:aws:kms:<region>:<account>:key/<key id>"
-        )
+        raise _refused(arn, "not a full AWS KMS key ARN", f"{hint}arn:aws:kms:<region>:<account>:key/<key id>")
     address = KeyAddress(arn, match["partition"], match["region"], match["account"], match["key_id"])
     expected = next((name for prefix, name in _REGION_PARTITIONS if address.region.startswith(prefix)), "aws")
     if address.partition != expected:
-        raise _refused(
-            arn, f"region {address.region} is not in partition {address.partition}", f"use {expected}"
-        )
+        raise _refused(arn, f"region {address.region} is not in partition {address.partition}", f"use {expected}")
     return address
 
 
 def _check_role(address: KeyAddress, role_arn: str) -> None:
     match = _ROLE_ARN.fullmatch(role_arn)
     if match is None:
-        raise _refused(
-            address.arn, f"not a role ARN: {role_arn[:200]!r}", "arn:aws:iam::<account>:role/<name>"
-        )
+        raise _refused(address.arn, f"not a role ARN: {role_arn[:200]!r}", "arn:aws:iam::<account>:role/<name>")
     # The role is how the customer lets us in, so it lives where the key lives. A role elsewhere would let one
     # customer's registration borrow the rights of another account.
     if (match["partition"], match["account"]) != (address.partition, address.account):

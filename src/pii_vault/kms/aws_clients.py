@@ -124,9 +124,7 @@ class ClientCache(Generic[ClientT]):
                 raise copy.copy(slot.failure)
             return _fill(slot, make).client
 
-    def _renew(
-        self, slot: _Slot[ClientT], lease: Lease[ClientT], make: Callable[[], Lease[ClientT]]
-    ) -> ClientT:
+    def _renew(self, slot: _Slot[ClientT], lease: Lease[ClientT], make: Callable[[], Lease[ClientT]]) -> ClientT:
         if slot.lease is not lease and slot.lease is not None:
             return slot.lease.client
         try:

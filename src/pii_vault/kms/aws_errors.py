@@ -240,8 +240,6 @@ def kms_error(
     if step == OWN_CREDENTIALS and found is not KmsUnavailableError:
         # Whatever keeps us from our own identity is no word of the customer's.
         found = KmsCredentialsError
-    failed = (
-        f"{operation} with KMS key {arn}" if step is None else f"{step} for {operation} with KMS key {arn}"
-    )
+    failed = f"{operation} with KMS key {arn}" if step is None else f"{step} for {operation} with KMS key {arn}"
     hint = _CODE_HINTS.get((code, found), _CLASS_HINTS[found])
     return found(f"{failed} failed: {code}", code=code, operation=operation, hint=hint)

@@ -92,9 +92,7 @@ class KmsProvider(Protocol):
         """Return the plaintext of `blob`, which was wrapped under exactly this `key` and `context`."""
         ...
 
-    def rewrap(
-        self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]
-    ) -> WrappedKey:
+    def rewrap(self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]) -> WrappedKey:
         """Wrap the same plaintext under `destination`, inside the KMS; the context stays."""
         ...
 

@@ -80,9 +80,7 @@ class LocalKms:
         """Return the plaintext of `blob`, which was wrapped under exactly this `key` and `context`."""
         return self._unwrap(key, blob, context, "Decrypt")
 
-    def rewrap(
-        self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]
-    ) -> WrappedKey:
+    def rewrap(self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]) -> WrappedKey:
         """Wrap the same plaintext under `destination`; the context stays."""
         self._usable(destination, "ReEncrypt")
         return self._wrap(destination, self._unwrap(source, blob, context, "ReEncrypt"), context, "ReEncrypt")

@@ -97,9 +97,7 @@ class KeyFile:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
-            raise ConfigurationError(
-                f"the key file {self._path} is gone", hint="restore it from a backup"
-            ) from None
+            raise ConfigurationError(f"the key file {self._path} is gone", hint="restore it from a backup") from None
         except OSError as error:
             raise ConfigurationError(f"the key file {self._path} cannot be read: {error.strerror}") from None
         with open(descriptor, "rb") as file:
@@ -123,9 +121,7 @@ class KeyFile:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            raise ConfigurationError(
-                f"the key file {self._path} cannot be written: {error.strerror}"
-            ) from None
+            raise ConfigurationError(f"the key file {self._path} cannot be written: {error.strerror}") from None
         _sync_folder(self._path.parent)
 
     @contextmanager

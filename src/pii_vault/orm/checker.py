@@ -303,5 +303,3 @@ def _check_upsert(statement: Any, upsert: Any) -> None:
         target = _target(statement, element)
         if sealed(target):
             raise refused("ON CONFLICT on", target)
-
-

@@ -314,9 +314,7 @@ class EncryptedArray(EncryptedType[list[Any]]):
     cache_ok = True
     hashable = False
 
-    def __init__(
-        self, item_type: EncryptedType[Any] | type[EncryptedType[Any]], *, context: str | None = None
-    ) -> None:
+    def __init__(self, item_type: EncryptedType[Any] | type[EncryptedType[Any]], *, context: str | None = None) -> None:
         super().__init__(context=context)
         self.item_type = item_type() if isinstance(item_type, type) else item_type
 
