@@ -1,0 +1,25 @@
+"""Fixtures of the integration tests."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from tests.support.world import World, make_world
+
+
+@pytest.fixture
+def build_world(
+    database_url: str, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> Iterator[Callable[..., World]]:
+    """Build a world on a fresh database (SQLite, then PostgreSQL): `build_world(metadata, ttl=…)`."""
+    worlds: list[World] = []
+
+    def build(metadata: Any = None, **options: Any) -> World:
+        worlds.append(make_world(database_url, tmp_path, make_engine, metadata, **options))
+        return worlds[-1]
+
+    yield build
+    for world in worlds:
+        world.vault.close()
