@@ -41,7 +41,7 @@ class Scope:
         return f"<Scope of tenant {self.tenant!r}>"
 
     def __enter__(self) -> Scope:
-        self.renew()
+        self.keyset = self._keyring.get(self.tenant)
         return self._begin()
 
     def __exit__(
@@ -102,17 +102,19 @@ class Scope:
         token, self._token = self._token, None
         if token is None:
             return
-        outside = False
-        try:
-            current.reset(token)
-        except ValueError:
-            outside = True
-        if outside:
-            current.set(None)
-            raise ScopeError(
-                f"the scope of tenant {self.tenant!r} was left in another context than it was entered in",
-                hint="do not hold a scope open across a yield; enter and leave it in the same function",
-            )
+        # A scope that is not the innermost one would, by its token, bring back a tenant whose scope was left before.
+        if current.get() is self:
+            try:
+                current.reset(token)
+            except ValueError:
+                pass
+            else:
+                return
+        current.set(None)
+        raise ScopeError(
+            f"the scope of tenant {self.tenant!r} was left in another context than it was entered in, or out of order",
+            hint="do not hold a scope open across a yield; enter and leave it in the same function",
+        )
 
 
 def require() -> Scope:
