@@ -8,7 +8,7 @@ that an event loop never waits for the KMS.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -74,12 +74,12 @@ def attach_engine(engine: Engine, attachment: Attachment) -> None:
     """Attach an engine: check what it compiles, warm keys before it executes. Attaching twice changes nothing.
 
     Raises:
-        ConfigurationError: the engine is attached to another vault.
+        ConfigurationError: the engine is attached to another vault, or for another tenant column.
     """
     known = attached(engine.dialect)
     if known is not None:
-        if known.keyring is not attachment.keyring:
-            raise ConfigurationError("the engine is attached to another vault already")
+        if known != attachment:
+            raise ConfigurationError("the engine is attached already, to another vault or for another tenant column")
         return
     base = engine.dialect.statement_compiler
     body = {_ATTRIBUTE: attachment}
@@ -127,7 +127,7 @@ class _Hooks:
         if getattr(context.compiled, "touches_sealed", False) and self._attachment.scope() is None:
             raise no_tenant()
 
-    def _check_rows(self, scope: Scope, statement: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    def _check_rows(self, scope: Scope, statement: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         table = statement.table
         key = self._tenant_key(table) if isinstance(table, Table) else None
         if key is None:
@@ -135,8 +135,9 @@ class _Hooks:
         for row in rows:
             if key in row:
                 check_tenant(scope, table.name, row[key])
-        for value in _values_in(statement, table.columns[key]):
-            check_tenant(scope, table.name, value)
+        for value in _values_in(statement, key):
+            for each in _bound(value, rows):
+                check_tenant(scope, table.name, each)
 
     def _tenant_key(self, table: Table) -> str | None:
         if table not in self._tenant_keys:
@@ -164,16 +165,27 @@ def check_tenant(scope: Scope, table: str, value: Any) -> None:
         )
 
 
-def _values_in(statement: Any, column: Any) -> Iterable[Any]:
-    rows: list[Any] = [statement._values or {}, dict(getattr(statement, "_ordered_values", None) or ())]
-    for group in getattr(statement, "_multi_values", None) or ():
-        rows.extend(checker._as_mapping(statement, row) for row in group)
-    for row in rows:
-        for key, value in row.items():
-            if (key if isinstance(key, str) else getattr(key, "key", None)) != column.key:
+def _values_in(statement: Any, column: str) -> Iterator[Any]:
+    """Yield what the statement itself assigns to a column."""
+    upsert = statement._post_values_clause if isinstance(statement, Insert) else None
+    assigned: list[Any] = [
+        statement._values,
+        getattr(statement, "_ordered_values", None),
+        getattr(upsert, "update_values_to_set", None) or getattr(upsert, "update", None),
+    ]
+    for rows in getattr(statement, "_multi_values", None) or ():
+        assigned.extend(checker._as_mapping(statement, row) for row in rows)
+    for values in assigned:
+        for key, value in dict(values or ()).items():
+            if getattr(checker._target(statement, key), "key", None) != column:
                 continue
-            if isinstance(value, BindParameter):
-                if value.required:
-                    continue  # its value is among the parameters
-                value = value.effective_value
-            yield value
+            if not checker._is_proposed_row(value):
+                yield value
+
+
+def _bound(value: Any, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the values that a bound parameter takes in the rows of parameters; a plain value is its own."""
+    if not isinstance(value, BindParameter):
+        return [value]
+    given = [row[value.key] for row in rows if value.key in row]
+    return given if given or value.required else [value.effective_value]
