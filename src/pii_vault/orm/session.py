@@ -1,16 +1,19 @@
 """Hooks on sessions: rows are the scope's tenant's, and a session serves one tenant at a time.
 
 Before a flush the tenant column of new rows is filled, and a row of another tenant is refused before anything is
-written. At its first use inside a scope a session is pinned to that tenant until its transaction ends. What the identity
-map still holds of an earlier tenant is refused where no event would fire: ``get``, ``merge``, many-to-one.
+written. At its first use inside a scope a session is pinned to that tenant until its transaction ends. What the
+identity map still holds of an earlier tenant is refused, also where no event would fire: ``get``, ``merge``,
+many-to-one.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
-from sqlalchemy import event, inspect
-from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy import event, inspect, select
+from sqlalchemy.orm import Mapper, Session, SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.orm.identity import IdentityMap
 from sqlalchemy.orm.state import InstanceState
 
@@ -20,18 +23,67 @@ from .attachment import Attachment
 from .engine import check_tenant, warm
 from .types import EncryptedType
 
+_ATTACHMENT: Final = "pii_vault_attachment"
 _PIN: Final = "pii_vault.pin"
 _LAST: Final = "pii_vault.last"
 _OWNER: Final = "pii_vault.owner"
 
 
 def attach_session(target: Any, attachment: Attachment) -> None:
-    """Attach a Session class, a sessionmaker or one session."""
+    """Attach a Session or AsyncSession class, a maker of either, a scoped session or one session.
+
+    Attaching twice changes nothing.
+
+    Raises:
+        ConfigurationError: the target is none of these, or is attached to another vault or for another tenant column.
+    """
+    sessions = _sessions_of(target)
+    known = getattr(sessions, _ATTACHMENT, None)
+    if known is not None:
+        if known != attachment:
+            raise ConfigurationError("the session is attached already, to another vault or for another tenant column")
+        return
+    setattr(sessions, _ATTACHMENT, attachment)
     hooks = _SessionHooks(attachment)
-    event.listen(target, "do_orm_execute", hooks.do_orm_execute)
-    event.listen(target, "before_flush", hooks.before_flush)
-    event.listen(target, "after_begin", hooks.after_begin)
-    event.listen(target, "after_transaction_end", hooks.after_transaction_end)
+    event.listen(sessions, "do_orm_execute", hooks.do_orm_execute)
+    event.listen(sessions, "before_flush", hooks.before_flush)
+    event.listen(sessions, "after_begin", hooks.after_begin)
+    event.listen(sessions, "after_transaction_end", hooks.after_transaction_end)
+
+
+def _sessions_of(target: Any) -> Any:
+    """Return what SQLAlchemy's session events take: a Session class, or one session."""
+    # It needs greenlet, which an application without asynchronous sessions need not have.
+    asynchronous: Any = sys.modules.get("sqlalchemy.ext.asyncio")
+    if asynchronous is not None:
+        if isinstance(target, asynchronous.async_scoped_session):
+            return _sessions_of(target.session_factory)
+        if isinstance(target, asynchronous.async_sessionmaker):
+            made = target.kw.get("sync_session_class") or target.class_.sync_session_class
+            target.configure(sync_session_class=_own_class(made))
+            return _sessions_of(target.kw["sync_session_class"])
+        if asynchronous.AsyncSession in getattr(target, "__mro__", ()):
+            target.sync_session_class = _own_class(target.sync_session_class)
+            return _sessions_of(target.sync_session_class)
+        if isinstance(target, asynchronous.AsyncSession):
+            return target.sync_session
+    if isinstance(target, scoped_session):
+        return _sessions_of(target.session_factory)
+    if isinstance(target, sessionmaker):
+        return target.class_
+    if isinstance(target, Session) or (isinstance(target, type) and issubclass(target, Session)):
+        return target
+    raise ConfigurationError(
+        f"a {type(target).__name__} cannot be attached",
+        hint="attach engines, Session classes, sessionmakers and sessions, or the asynchronous kinds of these",
+    )
+
+
+def _own_class(sessions: Any) -> Any:
+    """Return a class for one maker alone: hooks on a shared class would be on every session of the program."""
+    if not isinstance(sessions, type) or hasattr(sessions, _ATTACHMENT):
+        return sessions
+    return type(sessions.__name__, (sessions,), {})
 
 
 def sealed_columns(mapper: Mapper[Any]) -> bool:
@@ -42,12 +94,18 @@ def sealed_columns(mapper: Mapper[Any]) -> bool:
 class _SessionHooks:
     def __init__(self, attachment: Attachment) -> None:
         self._attachment = attachment
-        self._sealed: dict[Mapper[Any], bool] = {}
+        self._sealed: WeakKeyDictionary[Mapper[Any], bool] = WeakKeyDictionary()
 
-    def do_orm_execute(self, state: Any) -> None:
+    def do_orm_execute(self, execution: Any) -> None:
         scope = self._attachment.scope()
-        if scope is not None:
-            self.pin(state.session, scope)
+        if scope is None:
+            return
+        self.pin(execution.session, scope)
+        if execution.is_select:
+            options = execution.load_options
+            for state in (options._lazy_loaded_from, options._refresh_state):
+                if state is not None and self.is_sealed(state):
+                    self._check_owner(state, scope)
 
     def after_begin(self, session: Session, _transaction: SessionTransaction, _connection: Any) -> None:
         scope = self._attachment.scope()
@@ -61,7 +119,8 @@ class _SessionHooks:
 
     def before_flush(self, session: Session, _context: Any, _instances: Any) -> None:
         changed = [each for each in session.dirty if session.is_modified(each)]
-        mine = [each for each in (*session.new, *changed, *session.deleted) if self.is_sealed(inspect(each))]
+        states: list[InstanceState[Any]] = [inspect(each) for each in (*session.new, *changed, *session.deleted)]
+        mine = [state for state in states if self.is_sealed(state)]
         if not mine:
             return
         scope = self._attachment.scope()
@@ -69,10 +128,9 @@ class _SessionHooks:
             raise no_tenant()
         self.pin(session, scope)
         warm(scope)
-        for each in mine:
-            state: InstanceState[Any] = inspect(each)
+        for state in mine:
             self._check_owner(state, scope)
-            self._fill_or_check(state, scope, is_new=each in session.new)
+            self._fill_or_check(session, state, scope)
 
     def pin(self, session: Session, scope: Scope) -> None:
         """Pin a session to the scope's tenant for the rest of its transaction.
@@ -83,9 +141,13 @@ class _SessionHooks:
         pinned = session.info.get(_PIN)
         if pinned is None:
             last = session.info.get(_LAST)
-            if last is not None and last != scope.tenant:
-                _remember_owner(session, last)
-            session.info[_PIN] = session.info[_LAST] = scope.tenant
+            if last != scope.tenant:
+                if last is not None:
+                    _remember_owner(session, last)
+                session.info[_LAST] = scope.tenant
+            # Outside a transaction nothing would end the pin; after_begin comes back.
+            if session.in_transaction():
+                session.info[_PIN] = scope.tenant
         elif pinned != scope.tenant:
             raise TenantMismatchError(
                 f"this session works for another tenant than {scope.tenant!r} until its transaction ends",
@@ -107,8 +169,7 @@ class _SessionHooks:
         scope = self._attachment.scope()
         if scope is None:
             raise no_tenant()
-        last = session.info.get(_LAST)
-        if last != scope.tenant:
+        if session.info.get(_LAST) != scope.tenant:
             self.pin(session, scope)
         self._check_owner(state, scope)
 
@@ -120,18 +181,14 @@ class _SessionHooks:
                 hint="use one session for each tenant, or session.expunge_all() between them",
             )
 
-    def _fill_or_check(self, state: InstanceState[Any], scope: Scope, *, is_new: bool) -> None:
+    def _fill_or_check(self, session: Session, state: InstanceState[Any], scope: Scope) -> None:
         key = _tenant_attribute(state.mapper, self._attachment.tenant_column)
         if key is None:
             return
-        value = state.dict.get(key)
-        if value is None and is_new:
+        if state.key is None and state.dict.get(key) is None:
             setattr(state.obj(), key, _as_column_value(state.mapper, key, scope.tenant))
-        elif key in state.dict:
-            check_tenant(scope, state.mapper.local_table.name, value)
-        history = state.attrs[key].history
-        if not is_new and history.deleted:
-            check_tenant(scope, state.mapper.local_table.name, history.deleted[0])
+        for value in _tenants_of(session, state, key):
+            check_tenant(scope, state.mapper.local_table.description, value)
 
 
 def _tenant_attribute(mapper: Mapper[Any], tenant_column: str | None) -> str | None:
@@ -145,16 +202,36 @@ def _tenant_attribute(mapper: Mapper[Any], tenant_column: str | None) -> str | N
 
 def _as_column_value(mapper: Mapper[Any], key: str, tenant: str) -> Any:
     """Turn the tenant's name into what its column holds: a string, or for example an integer or a UUID."""
-    python_type: Any = mapper.columns[key].type.python_type
-    if python_type is str:
-        return tenant
+    value: Any = None
+    python_type: Any = str
     try:
-        return python_type(tenant)
-    except (TypeError, ValueError):
+        python_type = mapper.columns[key].type.python_type
+        value = python_type(tenant)
+    except (NotImplementedError, TypeError, ValueError):
         pass
-    raise ConfigurationError(
-        f"the tenant name {tenant!r} cannot be stored in {mapper.class_.__name__}.{key}, a {python_type.__name__}"
-    )
+    if value is None or str(value) != tenant:
+        raise ConfigurationError(
+            f"the tenant name {tenant!r} cannot be stored in {mapper.class_.__name__}.{key}, a {python_type.__name__}"
+        )
+    return value
+
+
+def _tenants_of(session: Session, state: InstanceState[Any], key: str) -> list[Any]:
+    """Return whose row an object is to be and, if it is stored, whose it is now.
+
+    The stored tenant is not known of an expired object, or when the column was not loaded: then the database is asked,
+    since the object alone could make another tenant's row one of the scope's.
+    """
+    history = state.attrs[key].history
+    known = [*history.added, *history.unchanged, *history.deleted]
+    if state.key is None or history.unchanged or history.deleted:
+        return known
+    mapper = state.mapper
+    identity = zip(mapper.primary_key, state.key[1], strict=True)
+    stored = session.execute(
+        select(mapper.columns[key]).select_from(mapper).where(*(column == value for column, value in identity))
+    ).first()
+    return known if stored is None else [*known, stored[0]]
 
 
 def _remember_owner(session: Session, owner: str) -> None:
@@ -167,9 +244,8 @@ def _guard(session: Session, hooks: _SessionHooks) -> None:
     """Put the guarded class on the session's identity map; after close() a session has a new one."""
     identity_map: Any = session.identity_map
     if not isinstance(identity_map, _Guarded):
-        base = type(identity_map)
-        identity_map.__class__ = _guarded_class(base)
-        identity_map.guarded_by = (session, hooks)
+        identity_map.__class__ = _guarded_class(type(identity_map))
+        identity_map.guarded_by = (ref(session), hooks)
 
 
 class _Guarded:
@@ -179,20 +255,23 @@ class _Guarded:
     so the map itself is the only place to refuse it.
     """
 
-    guarded_by: tuple[Session, _SessionHooks]
+    guarded_by: tuple[ReferenceType[Session], _SessionHooks]
 
     def get(self, key: Any, default: Any = None) -> Any:
         found = super().get(key, default)  # type: ignore[misc]
         if found is not None and found is not default:
-            session, hooks = self.guarded_by
-            hooks.check_hit(session, inspect(found))
+            self._check(found)
         return found
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)  # type: ignore[misc]
-        session, hooks = self.guarded_by
-        hooks.check_hit(session, inspect(found))
+        self._check(found)
         return found
+
+    def _check(self, found: Any) -> None:
+        session, hooks = self.guarded_by[0](), self.guarded_by[1]
+        if session is not None:
+            hooks.check_hit(session, inspect(found))
 
 
 _classes: dict[type[IdentityMap], type[IdentityMap]] = {}
