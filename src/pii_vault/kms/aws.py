@@ -388,7 +388,7 @@ def _translated(operation: str, arn: str, call: Callable[[], ResultT], *, step: 
 def _client_failure(error: ClientError, operation: str, arn: str, step: str | None) -> KmsError:
     answered = error.response.get("Error", {})
     expected = "AssumeRole" if step == "AssumeRole" else operation
-    if step is None and error.operation_name != expected:
+    if error.operation_name != expected:
         # botocore refreshes our own credentials inside any call; their refusal is not the customer's.
         step = OWN_CREDENTIALS
     return kms_error(

@@ -1,0 +1,334 @@
+"""What the strict KMS does for each operation: state, policy and ciphertext checks, in AWS's order.
+
+The states' effects are those of the table "Key states of AWS KMS keys" in the AWS KMS developer guide.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tests.support.kms_http import AwsError, ask_moto_kms
+from tests.support.kms_policy import Policy, Principal, Question, account_of, encryption_conditions
+
+_DAY: Final = 86_400
+_CRYPTO: Final = {"Encrypt", "Decrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt"}
+_CROSS_ACCOUNT: Final = {*_CRYPTO, "DescribeKey", "GetKeyRotationStatus"}
+_MANAGEMENT: Final = {
+    "DisableKey",
+    "EnableKey",
+    "ScheduleKeyDeletion",
+    "CancelKeyDeletion",
+    "EnableKeyRotation",
+    "DisableKeyRotation",
+    "RotateKeyOnDemand",
+    "GetKeyRotationStatus",
+    "PutKeyPolicy",
+    "GetKeyPolicy",
+    "DescribeKey",
+    "TagResource",
+    "ListResourceTags",
+    "CreateAlias",
+}
+_STATE_WORDS: Final = {
+    "PendingDeletion": "pending deletion",
+    "PendingReplicaDeletion": "pending replica deletion",
+    "PendingImport": "pending import",
+    "Unavailable": "unavailable",
+    "Creating": "creating",
+    "Updating": "updating",
+}
+_GONE: Final = {"PendingDeletion", "PendingReplicaDeletion"}
+
+
+@dataclass
+class KeyRecord:
+    arn: str
+    account: str
+    region: str
+    policy: Policy
+    state: str = "Enabled"
+    deletion_at: float | None = None
+    rotation_days: int | None = None
+    material: str = field(default_factory=lambda: secrets.token_hex(32))
+
+
+class KmsOperations:
+    """The operations over a set of keys. The caller holds the lock."""
+
+    def __init__(
+        self,
+        keys: dict[str, KeyRecord],
+        authorise: Callable[[Question, Policy], bool],
+        may_create: Callable[[Question], bool],
+    ) -> None:
+        self._keys = keys
+        self._authorise = authorise
+        self._may_create = may_create
+        self._materials: dict[bytes, str] = {}
+
+    def create(
+        self, account: str, region: str, policy: Policy, parameters: Mapping[str, Any] | None = None
+    ) -> KeyRecord:
+        metadata = ask_moto_kms(account, region, "CreateKey", parameters or {})["KeyMetadata"]
+        record = KeyRecord(metadata["Arn"], account, region, policy)
+        self._keys[record.arn] = record
+        return record
+
+    def run(self, operation: str, parameters: dict[str, Any], principal: Principal, region: str) -> dict[str, Any]:
+        if operation == "CreateKey":
+            return self._create(parameters, principal, region)
+        if operation == "ReEncrypt":
+            answer = self._re_encrypt(parameters, principal, region)
+        elif operation in _CRYPTO:
+            answer = self._crypto(operation, parameters, principal, region)
+        elif operation in _MANAGEMENT:
+            name = "TargetKeyId" if operation == "CreateAlias" else "KeyId"
+            record = self._permitted(operation, operation, parameters[name], principal, region, {})
+            return self.manage(operation, record, parameters)
+        else:
+            raise AwsError("UnknownOperationException", f"not offered here: {operation}")
+        if parameters.get("DryRun"):
+            raise AwsError(
+                "DryRunOperationException", "The request would have succeeded, but the DryRun option is set.", 412
+            )
+        return answer
+
+    # Cryptographic operations.
+
+    def _crypto(self, operation: str, parameters: dict[str, Any], principal: Principal, region: str) -> dict[str, Any]:
+        context = parameters.get("EncryptionContext", {})
+        named = parameters.get("KeyId")
+        if operation == "Decrypt" and named is None:
+            # Without KeyId, KMS takes whichever key the blob names and the caller may use.
+            named = self._owner(parameters["CiphertextBlob"]).arn
+        record = self._permitted(operation, operation, str(named), principal, region, context)
+        _check_usable(record)
+        sent = {name: value for name, value in parameters.items() if name != "DryRun"}
+        if operation == "Decrypt":
+            self._check_owner(parameters["CiphertextBlob"], record)
+        answer = ask_moto_kms(record.account, record.region, operation, {**sent, "KeyId": record.arn})
+        answer["KeyId"] = record.arn
+        if operation == "Decrypt":
+            answer["EncryptionAlgorithm"] = "SYMMETRIC_DEFAULT"
+        answer["KeyMaterialId"] = self._material(answer, parameters, record)
+        return answer
+
+    def _re_encrypt(self, parameters: dict[str, Any], principal: Principal, region: str) -> dict[str, Any]:
+        blob = parameters["CiphertextBlob"]
+        before = parameters.get("SourceEncryptionContext", {})
+        after = parameters.get("DestinationEncryptionContext", {})
+        named = parameters.get("SourceKeyId") or self._owner(blob).arn
+        source = self._permitted("ReEncrypt", "ReEncryptFrom", named, principal, region, before)
+        destination = self._permitted(
+            "ReEncrypt", "ReEncryptTo", parameters["DestinationKeyId"], principal, region, after
+        )
+        _check_usable(source)
+        _check_usable(destination)
+        self._check_owner(blob, source)
+        opened = ask_moto_kms(
+            source.account,
+            source.region,
+            "Decrypt",
+            {"CiphertextBlob": blob, "KeyId": source.arn, "EncryptionContext": before},
+        )
+        sealed = ask_moto_kms(
+            destination.account,
+            destination.region,
+            "Encrypt",
+            {"Plaintext": opened["Plaintext"], "KeyId": destination.arn, "EncryptionContext": after},
+        )
+        return {
+            "CiphertextBlob": sealed["CiphertextBlob"],
+            "SourceKeyId": source.arn,
+            "KeyId": destination.arn,
+            "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+            "DestinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+            "SourceKeyMaterialId": self._materials.get(_digest(blob), source.material),
+            "DestinationKeyMaterialId": self._material(sealed, {}, destination),
+        }
+
+    def _material(self, answer: dict[str, Any], parameters: dict[str, Any], record: KeyRecord) -> str:
+        """Remember which material made a new blob; say which made an old one."""
+        if "CiphertextBlob" in answer:
+            self._materials[_digest(answer["CiphertextBlob"])] = record.material
+            return record.material
+        return self._materials.get(_digest(parameters["CiphertextBlob"]), record.material)
+
+    def _owner(self, blob: str) -> KeyRecord:
+        """Return the key that made a blob: moto's blobs start with the key's id."""
+        key_id = base64.b64decode(blob)[:36].decode("ascii", "replace")
+        for arn, record in self._keys.items():
+            if arn.endswith(f":key/{key_id}"):
+                return record
+        raise AwsError("InvalidCiphertextException")
+
+    def _check_owner(self, blob: str, record: KeyRecord) -> None:
+        if self._owner(blob) is not record:
+            raise AwsError(
+                "IncorrectKeyException",
+                "The key ID in the request does not identify a CMK that can perform this operation.",
+            )
+
+    # Who may.
+
+    def _permitted(
+        self,
+        operation: str,
+        action: str,
+        named: str,
+        principal: Principal,
+        region: str,
+        context: Mapping[str, str],
+    ) -> KeyRecord:
+        arn = self._resolved(named, principal, region)
+        record = self._keys.get(arn)
+        question = Question(principal, f"kms:{action}", arn, self._conditions(principal, context))
+        same_account = principal.account == account_of(arn)
+        if record is None and same_account:
+            raise AwsError("NotFoundException", f"Key '{arn}' does not exist")
+        if record is None or not (same_account or operation in _CROSS_ACCOUNT):
+            raise _denied(question)
+        if not self._authorise(question, record.policy):
+            raise _denied(question)
+        return record
+
+    def _resolved(self, named: str, principal: Principal, region: str) -> str:
+        if named.startswith("arn:") and ":key/" in named:
+            if named.split(":")[3] != region:
+                raise AwsError("NotFoundException", f"Invalid arn {named.split(':')[3]}")
+            return named
+        account = account_of(named) if named.startswith("arn:") else principal.account
+        arn = ask_moto_kms(account, region, "DescribeKey", {"KeyId": named})["KeyMetadata"]["Arn"]
+        return str(arn)
+
+    def _conditions(self, principal: Principal, context: Mapping[str, str]) -> dict[str, list[str]]:
+        return {
+            "aws:principalarn": [principal.identity],
+            "aws:principalaccount": [principal.account],
+            "kms:calleraccount": [principal.account],
+            **encryption_conditions(context),
+        }
+
+    # Management.
+
+    def _create(self, parameters: dict[str, Any], principal: Principal, region: str) -> dict[str, Any]:
+        question = Question(principal, "kms:CreateKey", f"arn:aws:kms:{region}:{principal.account}:key/*", {})
+        if not self._may_create(question):
+            raise _denied(question)
+        root = {"AWS": f"arn:aws:iam::{principal.account}:root"}
+        default = {"Statement": [{"Effect": "Allow", "Principal": root, "Action": "kms:*", "Resource": "*"}]}
+        policy = json.loads(parameters["Policy"]) if "Policy" in parameters else default
+        record = self.create(principal.account, region, policy, parameters)
+        return self.manage("DescribeKey", record, {"KeyId": record.arn})
+
+    def manage(self, operation: str, record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Do a management operation that is permitted."""
+        _check_manageable(operation, record)
+        if operation == "DisableKey":
+            record.state = "Disabled"
+        elif operation == "EnableKey":
+            record.state = "Enabled"
+        elif operation == "ScheduleKeyDeletion":
+            record.state = "PendingDeletion"
+            record.deletion_at = time.time() + int(parameters.get("PendingWindowInDays", 30)) * _DAY
+            return {"KeyId": record.arn, "DeletionDate": record.deletion_at, "KeyState": record.state}
+        elif operation == "CancelKeyDeletion":
+            record.state, record.deletion_at = "Disabled", None
+            return {"KeyId": record.arn}
+        elif operation == "EnableKeyRotation":
+            record.rotation_days = _period(parameters)
+        elif operation == "DisableKeyRotation":
+            record.rotation_days = None
+        elif operation == "RotateKeyOnDemand":
+            record.material = secrets.token_hex(32)
+            return {"KeyId": record.arn}
+        elif operation == "GetKeyRotationStatus":
+            return _rotation_status(record)
+        elif operation == "PutKeyPolicy":
+            record.policy = json.loads(parameters["Policy"])
+        elif operation == "GetKeyPolicy":
+            return {"Policy": json.dumps(record.policy), "PolicyName": "default"}
+        else:
+            return self._forward(operation, record, parameters)
+        return {}
+
+    def _forward(self, operation: str, record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        answer = ask_moto_kms(record.account, record.region, operation, parameters)
+        if operation == "DescribeKey":
+            metadata = answer["KeyMetadata"]
+            metadata["KeyState"] = record.state
+            metadata["Enabled"] = record.state == "Enabled"
+            metadata["KeyUsage"] = metadata.get("KeyUsage") or "ENCRYPT_DECRYPT"
+            metadata["CurrentKeyMaterialId"] = record.material
+            if record.deletion_at is not None:
+                metadata["DeletionDate"] = record.deletion_at
+        return answer
+
+
+def _check_usable(record: KeyRecord) -> None:
+    """Refuse cryptography with a key that is not enabled. An ordinary key that is "updating" is refused as
+    well."""
+    if record.state == "Disabled":
+        raise AwsError("DisabledException", f"{record.arn} is disabled.")
+    if record.state != "Enabled":
+        raise AwsError("KMSInvalidStateException", f"{record.arn} is {_STATE_WORDS[record.state]}.")
+
+
+def _check_manageable(operation: str, record: KeyRecord) -> None:
+    gone = record.state in _GONE
+    if operation == "CancelKeyDeletion" and not gone:
+        raise AwsError("KMSInvalidStateException", f"{record.arn} is not pending deletion.")
+    if gone and operation in {
+        "DisableKey",
+        "EnableKey",
+        "ScheduleKeyDeletion",
+        "EnableKeyRotation",
+        "DisableKeyRotation",
+        "RotateKeyOnDemand",
+        "TagResource",
+        "CreateAlias",
+    }:
+        raise AwsError("KMSInvalidStateException", f"{record.arn} is {_STATE_WORDS[record.state]}.")
+    if record.state == "Disabled" and operation in {
+        "EnableKeyRotation",
+        "DisableKeyRotation",
+        "RotateKeyOnDemand",
+    }:
+        raise AwsError("DisabledException", f"{record.arn} is disabled.")
+
+
+def _period(parameters: Mapping[str, Any]) -> int:
+    days = int(parameters.get("RotationPeriodInDays", 365))
+    if not 90 <= days <= 2560:
+        raise AwsError("ValidationException", "RotationPeriodInDays must be between 90 and 2560")
+    return days
+
+
+def _rotation_status(record: KeyRecord) -> dict[str, Any]:
+    if record.rotation_days is None:
+        return {"KeyId": record.arn, "KeyRotationEnabled": False}
+    return {
+        "KeyId": record.arn,
+        "KeyRotationEnabled": True,
+        "RotationPeriodInDays": record.rotation_days,
+        "NextRotationDate": time.time() + record.rotation_days * _DAY,
+    }
+
+
+def _denied(question: Question) -> AwsError:
+    return AwsError(
+        "AccessDeniedException",
+        f"User: {question.principal.arn} is not authorized to perform: {question.action} on resource: "
+        f"{question.resource} because no resource-based policy allows the {question.action} action",
+    )
+
+
+def _digest(blob: str) -> bytes:
+    return hashlib.sha256(base64.b64decode(blob)).digest()
