@@ -114,7 +114,7 @@ def key_context(algorithm: int, identity: Identity, purpose: str, version: int) 
 
 
 def record_aad(
-    identity: Identity, purpose: str, version: int, kek_generation: int, algorithm: int, commitment: bytes
+    identity: Identity, purpose: str, version: int, *, kek_generation: int, algorithm: int, commitment: bytes
 ) -> bytes:
     """Return the additional authenticated data of a key record.
 

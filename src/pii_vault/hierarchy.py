@@ -58,7 +58,14 @@ class Kek:
             IV (12 bytes), encrypted key with tag (48 bytes), commitment (32 bytes).
         """
         commitment = key_commitment(self.identity, purpose, version, key)
-        aad = record_aad(self.identity, purpose, version, self.generation, ALGORITHM, commitment)
+        aad = record_aad(
+            self.identity,
+            purpose,
+            version,
+            kek_generation=self.generation,
+            algorithm=ALGORITHM,
+            commitment=commitment,
+        )
         sealed = primitives.seal(self._wrap.reveal(), key.reveal(), aad)
         return sealed[: primitives.IV_BYTES], sealed[primitives.IV_BYTES :], commitment
 
@@ -78,9 +85,9 @@ class Kek:
             self.identity,
             record.purpose,
             record.version,
-            record.kek_generation,
-            record.algorithm,
-            record.commitment,
+            kek_generation=record.kek_generation,
+            algorithm=record.algorithm,
+            commitment=record.commitment,
         )
         key: Secret | None = None
         try:

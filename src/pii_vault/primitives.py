@@ -83,7 +83,7 @@ def sealer(key: bytes) -> Cipher:
 
 
 def opener(key: bytes) -> Cipher:
-    """Return ``decrypt(iv, ciphertext + tag, aad) -> plaintext``; it raises `InvalidTag` when the tag does not match."""
+    """Return ``decrypt(iv, ciphertext + tag, aad) -> plaintext``; it raises `INVALID_TAG` when the tag is wrong."""
     _check_key(key)
     return AESGCM(key).decrypt
 

@@ -16,7 +16,6 @@ from .envelope import IV_BYTES, SUITE_COLUMN, Header, parse
 from .errors import ForeignValueError, FormatError, KeyNotFoundError, OpenError
 from .keys import Secret
 
-
 Sealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes]
 """Header, encrypt and AAD, prepared: ``header + iv + encrypt(iv, plaintext, aad)``. A plain tuple unpacks fastest."""
 

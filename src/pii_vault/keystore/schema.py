@@ -33,8 +33,11 @@ from sqlalchemy import (
 
 from ..keys import TRANSITIONS, KeyState
 
-REVISION: Final = "0001"
-"""The newest revision in `migrations/versions`; `create_all` makes the same tables at once and stamps it."""
+REVISIONS: Final = ("0001",)
+"""Every revision in `migrations/versions`, oldest first."""
+
+REVISION: Final = REVISIONS[-1]
+"""The newest one; `create_all` makes the same tables at once and stamps it."""
 
 DIALECTS: Final = frozenset(("postgresql", "sqlite"))
 
@@ -76,7 +79,7 @@ revision = Table(
     "pii_vault_revision",
     metadata,
     Column("version_num", String(32), nullable=False),
-    PrimaryKeyConstraint("version_num"),
+    PrimaryKeyConstraint("version_num", name="pii_vault_revision_pkc"),
 )
 """Alembic's version table, under a name that cannot meet the application's own."""
 
@@ -249,7 +252,7 @@ def _listen() -> None:
     for dialect in sorted(DIALECTS):
         for statement in trigger_statements(dialect):
             # DDL() interpolates with %: the statements hold none that is not doubled here.
-            ddl: Any = DDL(statement.replace("%", "%%")).execute_if(dialect=dialect)
+            ddl: Any = DDL(statement.replace("%", "%%")).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
             event.listen(metadata, "after_create", ddl)
 
 

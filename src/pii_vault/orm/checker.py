@@ -10,6 +10,10 @@ does all that without an error. So each statement is checked once per compilatio
 
 Everything else that touches a sealed column is refused, and so is anything but a bound value written into one. What
 ``text()``, ``literal_column`` and ``type_coerce`` do is the user's own.
+
+The functions here look at the clauses of a statement and can say what is wrong with it. Behind them stands the compiler
+(`engine.py`), which renders a sealed column only where one of the positions above has granted it: a clause that nobody
+thought of is refused too.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 from sqlalchemy import (
     BinaryExpression,
     BindParameter,
+    Cast,
     ColumnClause,
     Label,
     Null,
@@ -30,38 +35,33 @@ from sqlalchemy import (
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ClauseElement, Grouping
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import Exists, FromClause, Join, SelectBase, Subquery, Values
+from sqlalchemy.sql.selectable import Exists, SelectBase, Subquery
 
-from ..errors import UnsupportedOperationError
 from .comparator import refused
 from .types import EncryptedType
 
 
 def sealed(element: Any) -> bool:
-    """Say whether an expression has an encrypted type."""
-    return isinstance(getattr(element, "type", None), EncryptedType)
+    """Say whether an expression has an encrypted type, on any dialect."""
+    kind = getattr(element, "type", None)
+    variants = getattr(kind, "_variant_mapping", {}).values()
+    return isinstance(kind, EncryptedType) or any(isinstance(each, EncryptedType) for each in variants)
 
 
-def check_select(statement: Select[Any], froms: Iterable[FromClause], labels: dict[str, Any]) -> None:
+def check_select(statement: Select[Any], labels: dict[str, Any]) -> None:
     """Check one SELECT's own clauses; selects inside it are checked when they are compiled.
 
     Args:
         statement: The SELECT as it is rendered, after the ORM has worked on it.
-        froms: What it selects from.
         labels: What names in ORDER BY and GROUP BY stand for.
     """
-    projected = list(_projected(statement._raw_columns))
-    for column in projected:
-        _check_projected(column)
-    if statement._distinct:
-        _check_distinct(projected, "DISTINCT over")
+    if statement._distinct and not _is_distinct_on(statement):
+        _check_distinct(list(_projected(statement._raw_columns)))
     _check_all(statement._distinct_on, "DISTINCT ON", labels)
     _check_all(statement._where_criteria, "a condition on", labels)
     _check_all(statement._having_criteria, "HAVING with", labels)
     _check_all(statement._group_by_clauses, "GROUP BY", labels)
     _check_all(statement._order_by_clauses, "ORDER BY", labels)
-    for source in froms:
-        _check_from(source)
 
 
 def check_compound(statement: Any, labels: dict[str, Any]) -> None:
@@ -94,7 +94,6 @@ def check_insert(statement: Any) -> None:
     upsert = statement._post_values_clause
     if upsert is not None:
         _check_upsert(statement, upsert)
-    _check_returning(statement)
 
 
 def check_update(statement: Any) -> None:
@@ -102,24 +101,35 @@ def check_update(statement: Any) -> None:
     ordered = getattr(statement, "_ordered_values", None)
     for key, value in (*_assignments(statement._values), *(ordered or ())):
         _check_assigned(statement, key, value)
-    check_conditions(statement)
-    _check_returning(statement)
+    _check_all(statement._where_criteria, "a condition on", {})
 
 
 def check_delete(statement: Any) -> None:
     """Check a DELETE."""
-    check_conditions(statement)
-    _check_returning(statement)
-
-
-def check_conditions(statement: Any) -> None:
-    """Check the WHERE of an UPDATE or DELETE."""
     _check_all(statement._where_criteria, "a condition on", {})
 
 
-def _check_returning(statement: Any) -> None:
-    for column in _projected(statement._returning or ()):
-        _check_projected(column)
+def check_projected(column: Any) -> Any:
+    """Check one column of a SELECT or of RETURNING, and return what it is without its label."""
+    while isinstance(column, Label | Grouping):
+        column = column.element
+    if not isinstance(column, ColumnClause | TypeCoerce | ScalarSelect):
+        _check(column, "an expression of")
+    return column
+
+
+def granted_by(element: Any) -> Any:
+    """Return the column that ``IS NULL``, ``count()`` or ``type_coerce()`` may use, or None."""
+    if isinstance(element, TypeCoerce):
+        return element.clause
+    if _is_null_test(element):
+        return element.left
+    return next(iter(element.clauses)) if _is_count(element) else None
+
+
+def is_proposed_row(value: Any) -> bool:
+    """Say whether this is ``excluded.email``: the row that an upsert proposed, sealed for this very column."""
+    return isinstance(value, ColumnClause) and getattr(value.table, "name", None) in ("excluded", "new")
 
 
 def _projected(elements: Iterable[Any]) -> Iterator[Any]:
@@ -133,17 +143,13 @@ def _columns_of(select: Any) -> Iterable[Any]:
     return list(select._all_selected_columns)
 
 
-def _check_projected(column: Any) -> None:
-    while isinstance(column, Label | Grouping):
-        column = column.element
-    if isinstance(column, ColumnClause | TypeCoerce):
-        return
-    if isinstance(column, ScalarSelect):
-        return
-    _check(column, "an expression of")
+def _is_distinct_on(statement: Any) -> bool:
+    extension = getattr(statement, "_pre_columns_clause", None)  # DISTINCT ON of SQLAlchemy 2.1
+    extensions = () if extension is None else (extension, *extension.get_children())
+    return any(getattr(each, "_distinct_on", ()) for each in (statement, *extensions))
 
 
-def _check_distinct(projected: list[Any], what: str) -> None:
+def _check_distinct(projected: list[Any]) -> None:
     """Allow DISTINCT when the rows differ by primary key anyway: equal keys mean the same stored bytes."""
     bare = []
     for column in projected:
@@ -157,7 +163,7 @@ def _check_distinct(projected: list[Any], what: str) -> None:
         table = _table(column)
         keys = list(getattr(table, "primary_key", None) or ())
         if not keys or any((id(table), key.key) not in names for key in keys):
-            raise refused(what, column)
+            raise refused("DISTINCT over", column)
 
 
 def _table(column: Any) -> Any:
@@ -168,22 +174,6 @@ def _table(column: Any) -> Any:
 
 def _kind(column: Any) -> Any:
     return column.type._static_cache_key if sealed(column) else None
-
-
-def _check_from(source: Any) -> None:
-    if isinstance(source, Join):
-        _check_from(source.left)
-        _check_from(source.right)
-        if source.onclause is not None:
-            _check(source.onclause, "a join on")
-    elif isinstance(source, Values):
-        for column in source.columns:
-            if sealed(column):
-                raise refused("VALUES with", column)
-    elif isinstance(source, FunctionElement):
-        _check(source, "a function of")
-    elif isinstance(getattr(source, "element", None), FunctionElement):
-        _check(source.element, "a function of")
 
 
 def _check_all(elements: Iterable[Any], what: str, labels: dict[str, Any]) -> None:
@@ -199,7 +189,9 @@ def _check(element: Any, what: str, labels: dict[str, Any] | None = None) -> Non
         name = getattr(each, "__visit_name__", "")
         if name == "textual_label_reference":
             each = (labels or {}).get(each.element, each)
-        if _is_null_test(each) or _is_count(each) or isinstance(each, TypeCoerce | Exists):
+        elif isinstance(each, ColumnClause) and each.table is None:
+            each = (labels or {}).get(each.name, each)
+        if _is_null_test(each) or _is_count(each) or isinstance(each, TypeCoerce | Exists) or _is_typed_null(each):
             continue
         if isinstance(each, SelectBase | Subquery):
             _check_nested(each, what)
@@ -228,6 +220,10 @@ def _is_null_test(element: Any) -> bool:
     )
 
 
+def _is_typed_null(element: Any) -> bool:
+    return isinstance(element, Cast) and isinstance(element.clause, Null)
+
+
 def _is_count(element: Any) -> bool:
     if not isinstance(element, FunctionElement) or getattr(element, "name", "").lower() != "count":
         return False
@@ -245,10 +241,10 @@ def _as_mapping(statement: Any, row: Any) -> dict[Any, Any]:
     return dict(zip(statement.table.columns, row, strict=False))
 
 
-def _check_assigned(statement: Any, key: Any, value: Any) -> None:
-    if isinstance(key, tuple | list):
-        raise UnsupportedOperationError("a tuple of columns cannot be assigned where columns are encrypted")
+def _check_assigned(statement: Any, key: Any, value: Any, *, upsert: bool = False) -> None:
     target = _target(statement, key)
+    if not isinstance(target, ColumnClause | None):
+        _check(target, "assigning a part of")
     if not sealed(target):
         if isinstance(value, ClauseElement):
             _check(value, "copying")
@@ -259,14 +255,9 @@ def _check_assigned(statement: Any, key: Any, value: Any) -> None:
         return
     if isinstance(value, BindParameter) and (value.type._isnull or _kind(value) == _kind(target)):
         return
-    if _is_proposed_row(value) and _kind(value) == _kind(target):
+    if upsert and is_proposed_row(value) and _kind(value) == _kind(target):
         return
     raise refused("assigning an SQL expression to", target)
-
-
-def _is_proposed_row(value: Any) -> bool:
-    """``excluded.email``: the row that an upsert proposed, sealed for this very column."""
-    return isinstance(value, ColumnClause) and getattr(value.table, "name", None) in ("excluded", "new")
 
 
 def _target(statement: Any, key: Any) -> Any:
@@ -294,12 +285,19 @@ def _check_upsert(statement: Any, upsert: Any) -> None:
     if assigned is None:
         assigned = getattr(upsert, "update", None) or ()
     for key, value in assigned.items() if hasattr(assigned, "items") else assigned:
-        _check_assigned(statement, key, value)
+        _check_named(statement.table, key)
+        _check_assigned(statement, key, value, upsert=True)
     for condition in ("update_whereclause", "inferred_target_whereclause"):
         clause = getattr(upsert, condition, None)
         if isinstance(clause, ClauseElement):
             _check(clause, "a condition on")
     for element in getattr(upsert, "inferred_target_elements", None) or ():
-        target = _target(statement, element)
-        if sealed(target):
-            raise refused("ON CONFLICT on", target)
+        _check(_target(statement, element), "ON CONFLICT on")
+
+
+def _check_named(table: Any, key: Any) -> None:
+    """A column that SET names by its database name, not by its key, would get the value as it is: unsealed."""
+    if isinstance(key, str) and key not in table.columns:
+        for column in table.columns:
+            if column.name == key and sealed(column):
+                raise refused(f"assigning under another key than {column.key!r} to", column)

@@ -1,4 +1,4 @@
-"""Python operators on an encrypted column: ``IS NULL`` passes, a comparison with a plain value is refused at once.
+"""Python operators on an encrypted column: ``IS NULL`` passes, comparing with a plain value is refused at once.
 
 A comparison with another SQL expression is built as usual: SQLAlchemy's ORM itself writes ``column in list`` and so calls
 ``==``. What such an expression would mean in SQL is for the statement checker to refuse.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, TypeDecorator
-from sqlalchemy.sql import operators
+from sqlalchemy import ColumnClause, ColumnElement, TypeDecorator
+from sqlalchemy.sql import operators, visitors
 
 from ..errors import UnsupportedOperationError
 
@@ -39,10 +39,17 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
 def refused(what: str, element: Any) -> UnsupportedOperationError:
     """Return the error for SQL that only the plaintext could answer."""
-    name = getattr(element, "name", None) or type(element).__name__
-    table = getattr(getattr(element, "table", None), "name", None)
-    column = f"{table}.{name}" if table else name
+    column = _name(element)
     return UnsupportedOperationError(
         f"{what} the encrypted column {column!r} cannot be answered by the database, which sees sealed values only",
         hint="select the column as it is and compute in Python, or filter by another column; IS NULL and count() work",
     )
+
+
+def _name(element: Any) -> str:
+    """Name the encrypted column of a table that an expression is made from, through aliases, subqueries and labels."""
+    for each in visitors.iterate(element):
+        for column in getattr(each, "base_columns", ()):
+            if isinstance(column, ColumnClause) and isinstance(column.comparator, SealedComparator):
+                return f"{column.table.name}.{column.name}" if column.table is not None else str(column.name)
+    return getattr(element, "name", None) or type(element).__name__

@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, ScopeError, TenantMismatchError, Unsupp
 from ..scope import Scope, no_tenant
 from . import checker
 from .attachment import _ATTRIBUTE, Attachment, attached
+from .comparator import refused
 from .types import EncryptedType
 
 
@@ -30,18 +31,18 @@ class _CheckedCompiler(SQLCompiler):
     touches_sealed: bool = False
     """Whether executing the statement binds or reads sealed values, and so needs a scope."""
 
+    _granted: Any = None
+    """The column that the position being rendered allows to be a sealed one."""
+
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
-        translated = getattr(self.compile_state, "statement", None)
-        if getattr(translated, "is_update", False) or getattr(translated, "is_delete", False):
-            checker.check_conditions(translated)  # with what the ORM has added
         results = (entry[3] for entry in self._result_columns)
         binds = (bind.type for bind in getattr(self, "binds", {}).values())
         self.touches_sealed = any(isinstance(kind, EncryptedType) for kind in (*results, *binds))
 
     def _compose_select_body(self, text: str, select: Any, compile_state: Any, *args: Any, **kw: Any) -> str:
         # Every SELECT passes here on its way to text, however deep, after the ORM has worked on it.
-        checker.check_select(select, compile_state.froms, compile_state._label_resolve_dict[0])
+        checker.check_select(select, compile_state._label_resolve_dict[0])
         return cast(str, super()._compose_select_body(text, select, compile_state, *args, **kw))  # type: ignore[misc]
 
     def visit_compound_select(self, cs: Any, *args: Any, **kw: Any) -> Any:
@@ -60,6 +61,38 @@ class _CheckedCompiler(SQLCompiler):
     def visit_delete(self, delete_stmt: Any, *args: Any, **kw: Any) -> Any:
         checker.check_delete(delete_stmt)
         return super().visit_delete(delete_stmt, *args, **kw)
+
+    def _label_select_column(self, select: Any, column: Any, *args: Any, **kw: Any) -> Any:
+        # Every column of a SELECT and of RETURNING.
+        with self._grant(checker.check_projected(column)):
+            return super()._label_select_column(select, column, *args, **kw)  # type: ignore[misc]
+
+    def visit_binary(self, binary: Any, *args: Any, **kw: Any) -> str:
+        with self._grant(checker.granted_by(binary)):
+            return super().visit_binary(binary, *args, **kw)
+
+    def visit_function(self, func: Any, *args: Any, **kw: Any) -> str:
+        with self._grant(checker.granted_by(func)):
+            return super().visit_function(func, *args, **kw)
+
+    def visit_type_coerce(self, type_coerce: Any, **kw: Any) -> Any:
+        with self._grant(checker.granted_by(type_coerce)):
+            return super().visit_type_coerce(type_coerce, **kw)
+
+    def visit_column(self, column: Any, *args: Any, **kw: Any) -> str:
+        # The target of an assignment is rendered with include_table, and nothing that a value is read from.
+        is_target = "include_table" in kw
+        if not (is_target or column is self._granted or checker.is_proposed_row(column)) and checker.sealed(column):
+            raise refused("an expression of", column)
+        return super().visit_column(column, *args, **kw)
+
+    @contextmanager
+    def _grant(self, column: Any) -> Iterator[None]:
+        before, self._granted = self._granted, column
+        try:
+            yield
+        finally:
+            self._granted = before
 
     def render_literal_value(self, value: Any, type_: Any) -> str:
         if isinstance(type_, EncryptedType):

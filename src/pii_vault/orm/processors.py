@@ -44,7 +44,7 @@ def seal_processor(attachment: Attachment, context: str, how: Encoding[Any]) -> 
     scope, default, new_iv = current.get, attachment.default, primitives.new_iv
     monotonic = attachment.keyring.clock.monotonic
 
-    def seal(value: Any) -> bytes | None:
+    def seal(value: Any) -> Any:
         if value is None:
             return None
         try:
@@ -100,7 +100,7 @@ def _seal_by_value(attachment: Attachment, context: str, how: Encoding[Any]) -> 
     scope, default, new_iv = current.get, attachment.default, primitives.new_iv
     monotonic = attachment.keyring.clock.monotonic
 
-    def seal(value: Any) -> bytes | None:
+    def seal(value: Any) -> Any:
         if value is None:
             return None
         slot = ""

@@ -33,8 +33,8 @@ _CONTEXTS = "pii_vault.contexts"
 class EncryptedType(TypeDecorator[T]):
     """A column whose values are sealed with the active data key of the tenant in scope.
 
-    Stored as bytes, 38 more than the encoded value; None stays NULL. Only ``IS NULL``, ``count()`` and reading the bare
-    column are possible in SQL; anything else is refused when the statement is compiled.
+    Stored as bytes, 38 more than the encoded value; None stays NULL. Only ``IS NULL``, ``count()`` and reading the
+    bare column are possible in SQL; anything else is refused when the statement is compiled.
 
     Args:
         context: What the values are bound to; by default ``table.column``. Give it the old name when a table or
@@ -119,8 +119,8 @@ def _refuse_impossible(column: Column[Any], table: Table) -> None:
         raise ConfigurationError(f"{name} is encrypted and cannot be a primary or foreign key")
     if column.unique or column.index:
         raise ConfigurationError(
-            f"{name} is encrypted: equal values are stored as different bytes, so an index or a unique constraint on it "
-            "finds nothing"
+            f"{name} is encrypted: equal values are stored as different bytes, "
+            "so an index or a unique constraint on it finds nothing"
         )
     if column.server_default is not None or column.computed is not None:
         raise ConfigurationError(f"{name} is encrypted: the database cannot make its default", hint="use default=")
