@@ -1,7 +1,7 @@
 """Python operators on an encrypted column: ``IS NULL`` passes, comparing with a plain value is refused at once.
 
-A comparison with another SQL expression is built as usual: SQLAlchemy's ORM itself writes ``column in list`` and so calls
-``==``. What such an expression would mean in SQL is for the statement checker to refuse.
+A comparison with another SQL expression is built as usual: SQLAlchemy's ORM itself writes ``column in list`` and so
+calls ``==``. What such an expression would mean in SQL is for the statement checker to refuse.
 """
 
 from __future__ import annotations
@@ -51,5 +51,6 @@ def _name(element: Any) -> str:
     for each in visitors.iterate(element):
         for column in getattr(each, "base_columns", ()):
             if isinstance(column, ColumnClause) and isinstance(column.comparator, SealedComparator):
-                return f"{column.table.name}.{column.name}" if column.table is not None else str(column.name)
+                table = getattr(column.table, "name", None)
+                return f"{table}.{column.name}" if table else str(column.name)
     return getattr(element, "name", None) or type(element).__name__
