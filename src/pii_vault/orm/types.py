@@ -10,7 +10,6 @@ import datetime as dt
 import decimal
 import enum
 import uuid
-from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint, event
@@ -44,7 +43,7 @@ class EncryptedType(TypeDecorator[T]):
     impl = LargeBinary
     # SQLAlchemy asks each class for itself: a subclass of a user's decides for its own configuration.
     cache_ok = True
-    comparator_factory = SealedComparator
+    comparator_factory: Any = SealedComparator
 
     def __init__(self, *, context: str | None = None) -> None:
         super().__init__()
@@ -59,15 +58,15 @@ class EncryptedType(TypeDecorator[T]):
         """Store bytes; on MySQL and MariaDB in a LONGBLOB, since a BLOB there ends at 64 KiB."""
         return dialect.type_descriptor(LONGBLOB() if dialect.name in {"mysql", "mariadb"} else LargeBinary())
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+    def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that seals a value."""
         return seal_processor(required(dialect), self._required_context(), self.encoding())
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return the function that opens a value."""
         return open_processor(required(dialect), self._required_context(), self.encoding())
 
-    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+    def literal_processor(self, dialect: Dialect) -> Any:
         """Render no value into SQL text; an error raised here would be wrapped together with the plaintext."""
         return lambda _value: "pii_vault_refuses_to_render_a_sealed_value()"
 
@@ -324,21 +323,3 @@ class EncryptedArray(EncryptedType[list[Any]]):
 
     def _configuration(self) -> dict[str, Any]:
         return {"item_type": self.item_type}
-
-
-TYPES: Sequence[type[EncryptedType[Any]]] = (
-    EncryptedArray,
-    EncryptedBoolean,
-    EncryptedBytes,
-    EncryptedDate,
-    EncryptedDateTime,
-    EncryptedEnum,
-    EncryptedFloat,
-    EncryptedInteger,
-    EncryptedJSON,
-    EncryptedNumeric,
-    EncryptedString,
-    EncryptedText,
-    EncryptedTime,
-    EncryptedUUID,
-)
