@@ -247,6 +247,12 @@ def test_none_has_no_encoding(codec: Codec[Any]) -> None:
         codec.encode(None)
 
 
+@pytest.mark.parametrize("name", ["int64", "bigint", "float64", "decimal"])
+def test_a_bool_is_not_a_number(name: str) -> None:
+    with pytest.raises(EncodingError, match=f"expected {EXPECTED[name]}, got bool"):
+        SIMPLE[name].encode(True)
+
+
 def test_integer_codecs_name_the_reason() -> None:
     with pytest.raises(EncodingError, match="at most 64 bits"):
         encoding.INT64.encode(2**63)
@@ -482,6 +488,12 @@ def test_two_keys_with_the_same_text_are_refused() -> None:
     assert len({"a": 1, Field.A: 2}) == 2
     with pytest.raises(EncodingError, match="distinct JSON keys"):
         encoding.JSON.encode({"a": 1, Field.A: 2})
+
+
+def test_json_names_a_lone_surrogate() -> None:
+    for value in ("\ud800", {"\ud800": 1}):
+        with pytest.raises(EncodingError, match="str with a lone surrogate"):
+            encoding.JSON.encode(value)
 
 
 def test_a_cycle_is_refused() -> None:
