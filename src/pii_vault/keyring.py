@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cachetools import TLRUCache
+from cachetools import TLRUCache, TTLCache
 
 from .context import kms_context
 from .errors import ConfigurationError, KeyRecordError, KmsDeniedError, TenantSuspendedError
@@ -28,8 +28,11 @@ from .sealing import Keyset
 UNCACHED_SECONDS: Final = 60.0
 """With a time to live of 0 every scope asks the KMS, and lasts this long at most."""
 
-RELOAD_SECONDS: Final = 5.0
-"""How long a keyset that was just loaded is believed when a header names a version that it does not hold."""
+UNKNOWN_SECONDS: Final = 5.0
+"""How long a version that was not there is believed not to be there."""
+
+UNKNOWN_VERSIONS: Final = 16
+"""How many such versions of one tenant are looked for in that time."""
 
 RECHECK_SECONDS: Final = 0.05
 """How often, while values stream, the wall clock is looked at beside the monotonic one.
@@ -97,13 +100,24 @@ class Keyring:
         keyset.checked_until = 0.0
         return False
 
-    def newer(self, keyset: Keyset) -> Keyset:
+    def newer(self, keyset: Keyset, version: int) -> Keyset:
         """Return a keyset loaded after this one, because a header named a version that this one does not hold.
 
-        A keyset of the last few seconds is returned as it is: forged versions must not become a storm of KMS calls.
+        Another process may have rotated a moment ago, so the first look is never too early. What was looked for in vain
+        is not looked for again at once, and the same keyset returned: forged versions must not become a storm of calls.
         """
-        age = self.clock.monotonic() - (keyset.deadline - self._lifetime)
-        return keyset if age < RELOAD_SECONDS else self._load_once(keyset.tenant, newer_than=keyset)
+        with self._lock:
+            unknown = self._unknown.setdefault(
+                keyset.tenant, TTLCache(UNKNOWN_VERSIONS, UNKNOWN_SECONDS, timer=self.clock.monotonic)
+            )
+            unknown.expire()
+            if version in unknown or len(unknown) == UNKNOWN_VERSIONS:
+                return keyset
+        newer = self._load_once(keyset.tenant, newer_than=keyset)
+        if version not in newer.versions:
+            with self._lock:
+                unknown[version] = True
+        return newer
 
     def evict(self, tenant: str) -> None:
         """Forget a tenant's keyset in this process."""
@@ -178,6 +192,7 @@ class Keyring:
         """Drop locks and keysets: a forked child must not wait for threads that it does not have."""
         self._lock = threading.Lock()
         self._gates: dict[str, threading.Lock] = {}
+        self._unknown: dict[str, TTLCache[int, bool]] = {}
         self._cache: TLRUCache[str, Keyset] = TLRUCache(
             self._size, ttu=lambda _tenant, keyset, _now: keyset.deadline, timer=self.clock.monotonic
         )

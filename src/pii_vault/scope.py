@@ -12,6 +12,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final
 
+from .envelope import parse
 from .errors import KeyNotFoundError, NoTenantError, ScopeError
 from .keyring import Keyring
 from .sealing import Keyset
@@ -86,7 +87,7 @@ class Scope:
             return keyset.open_(context, sealed)
         except KeyNotFoundError:
             # Another process may have rotated: one look at the key store, then the answer is final.
-            newer = self._keyring.newer(keyset)
+            newer = self._keyring.newer(keyset, parse(sealed).version)
             if newer is keyset:
                 raise
         self.keyset = newer
@@ -115,18 +116,6 @@ class Scope:
             f"the scope of tenant {self.tenant!r} was left in another context than it was entered in, or out of order",
             hint="do not hold a scope open across a yield; enter and leave it in the same function",
         )
-
-
-def require() -> Scope:
-    """Return the scope.
-
-    Raises:
-        NoTenantError: there is none.
-    """
-    scope = current.get()
-    if scope is None:
-        raise no_tenant()
-    return scope
 
 
 def no_tenant() -> NoTenantError:
