@@ -21,20 +21,28 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build ``column op other``, unless other is a plain value."""
-        self._check(op, other)
+        refusal = self._refusal(op, other)
+        if refusal is not None:
+            del other
+            raise refusal
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build ``other op column``, unless other is a plain value."""
-        self._check(op, (other,))
+        refusal = self._refusal(op, (other,))
+        if refusal is not None:
+            del other
+            raise refusal
         return super().reverse_operate(op, other, **kwargs)
 
-    def _check(self, op: Any, others: tuple[Any, ...]) -> None:
+    # The caller raises, once it holds the plain value no more: a traceback shows the locals of every frame.
+    def _refusal(self, op: Any, others: tuple[Any, ...]) -> UnsupportedOperationError | None:
         for other in others:
             if other is None and op in _NULL_TESTS:
                 continue
             if not hasattr(other, "__clause_element__") and not hasattr(other, "_propagate_attrs"):
-                raise refused(f"{getattr(op, '__name__', op)} on", self.expr)
+                return refused(f"{getattr(op, '__name__', op)} on", self.expr)
+        return None
 
 
 def refused(what: str, element: Any) -> UnsupportedOperationError:

@@ -8,7 +8,7 @@ that an event loop never waits for the KMS.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -98,6 +98,7 @@ class _CheckedCompiler(SQLCompiler):
     def render_literal_value(self, value: Any, type_: Any) -> str:
         if isinstance(type_, EncryptedType):
             # The type's own literal_processor must not raise: SQLAlchemy would wrap it together with the plaintext.
+            del value
             raise UnsupportedOperationError(
                 "a value of an encrypted column is not rendered into SQL text", hint="do not use literal_binds"
             )
@@ -144,15 +145,20 @@ class _Hooks:
     def before_execute(
         self, _connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
     ) -> None:
-        """Warm the scope's keys, and refuse rows that name another tenant."""
+        """Refuse rows that name another tenant, and warm the scope's keys."""
         scope = self._attachment.scope()
         if scope is None:
             return
+        refusal = None
+        if isinstance(statement, Insert | Update):
+            refusal = self._row_refusal(scope, statement, multiparams or [params or {}])
+        # Errors leave this frame from here on, and a traceback shows the locals of every frame.
+        del statement, multiparams, params
         if scope.keyring is not self._attachment.keyring:
             raise ScopeError(f"the scope of tenant {scope.tenant!r} belongs to another vault than this engine")
+        if refusal is not None:
+            raise refusal
         warm(scope)
-        if isinstance(statement, Insert | Update):
-            self._check_rows(scope, statement, multiparams or [params or {}])
 
     def before_cursor_execute(
         self, _connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
@@ -161,17 +167,17 @@ class _Hooks:
         if getattr(context.compiled, "touches_sealed", False) and self._attachment.scope() is None:
             raise no_tenant()
 
-    def _check_rows(self, scope: Scope, statement: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _row_refusal(
+        self, scope: Scope, statement: Any, rows: Sequence[Mapping[str, Any]]
+    ) -> TenantMismatchError | None:
         table = statement.table
         key = self._tenant_key(table) if isinstance(table, Table) else None
         if key is None:
-            return
-        for row in rows:
-            if key in row:
-                check_tenant(scope, table.name, row[key])
+            return None
+        tenants = [row[key] for row in rows if key in row]
         for value in _values_in(statement, key):
-            for each in _bound(value, rows):
-                check_tenant(scope, table.name, each)
+            tenants.extend(_bound(value, rows))
+        return tenant_refusal(scope, table.name, tenants)
 
     def _tenant_key(self, table: Table) -> str | None:
         if table not in self._tenant_keys:
@@ -186,17 +192,14 @@ def tenant_key(table: Table, tenant_column: str | None) -> str | None:
     return next((column.key for column in table.columns if column.name == tenant_column), None)
 
 
-def check_tenant(scope: Scope, table: str, value: Any) -> None:
-    """Refuse a row whose tenant column names another tenant than the scope.
-
-    Raises:
-        TenantMismatchError: it does. The other tenant's name is not shown.
-    """
-    if str(value) != scope.tenant:
-        raise TenantMismatchError(
-            f"a row of {table!r} belongs to another tenant than {scope.tenant!r}, which is in scope",
-            hint="write it inside `with vault.tenant(...)` of its own tenant",
-        )
+def tenant_refusal(scope: Scope, table: str, tenants: Iterable[Any]) -> TenantMismatchError | None:
+    """Return the error for rows whose tenant column names another tenant than the scope, whom it does not name."""
+    if all(str(each) == scope.tenant for each in tenants):
+        return None
+    return TenantMismatchError(
+        f"a row of {table!r} belongs to another tenant than {scope.tenant!r}, which is in scope",
+        hint="write it inside `with vault.tenant(...)` of its own tenant",
+    )
 
 
 def _values_in(statement: Any, column: str) -> Iterator[Any]:

@@ -86,6 +86,7 @@ def open_processor(attachment: Attachment, context: str, how: Encoding[Any]) -> 
         except Exception:  # noqa: BLE001, S110 - whatever it is, the careful way finds it again and names it
             pass
         opened, error = _open_carefully(attachment, context, how, slot, sealed)
+        del sealed  # it may be plaintext that was never sealed
         if error is not None:
             raise error
         return opened

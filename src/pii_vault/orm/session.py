@@ -20,7 +20,7 @@ from sqlalchemy.orm.state import InstanceState
 from ..errors import ConfigurationError, TenantMismatchError
 from ..scope import Scope, no_tenant
 from .attachment import Attachment
-from .engine import check_tenant, warm
+from .engine import tenant_refusal, warm
 from .types import EncryptedType
 
 _ATTACHMENT: Final = "pii_vault_attachment"
@@ -118,8 +118,12 @@ class _SessionHooks:
             session.info.pop(_PIN, None)
 
     def before_flush(self, session: Session, _context: Any, _instances: Any) -> None:
-        changed = [each for each in session.dirty if session.is_modified(each)]
-        states: list[InstanceState[Any]] = [inspect(each) for each in (*session.new, *changed, *session.deleted)]
+        # States, not objects: a traceback shows the locals of every frame, and an object may show its values.
+        states: list[InstanceState[Any]] = [
+            *(inspect(each) for each in session.new),
+            *(inspect(each) for each in session.dirty if session.is_modified(each)),
+            *(inspect(each) for each in session.deleted),
+        ]
         mine = [state for state in states if self.is_sealed(state)]
         if not mine:
             return
@@ -187,8 +191,9 @@ class _SessionHooks:
             return
         if state.key is None and state.dict.get(key) is None:
             setattr(state.obj(), key, _as_column_value(state.mapper, key, scope.tenant))
-        for value in _tenants_of(session, state, key):
-            check_tenant(scope, state.mapper.local_table.description, value)
+        refusal = tenant_refusal(scope, state.mapper.local_table.description, _tenants_of(session, state, key))
+        if refusal is not None:
+            raise refusal
 
 
 def _tenant_attribute(mapper: Mapper[Any], tenant_column: str | None) -> str | None:
@@ -258,20 +263,18 @@ class _Guarded:
     guarded_by: tuple[ReferenceType[Session], _SessionHooks]
 
     def get(self, key: Any, default: Any = None) -> Any:
-        found = super().get(key, default)  # type: ignore[misc]
-        if found is not None and found is not default:
-            self._check(found)
-        return found
+        self._check(key)
+        return super().get(key, default)  # type: ignore[misc]
 
     def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)  # type: ignore[misc]
-        self._check(found)
-        return found
+        self._check(key)
+        return super().__getitem__(key)  # type: ignore[misc]
 
-    def _check(self, found: Any) -> None:
+    def _check(self, key: Any) -> None:
+        state = self.fast_get_state(key)  # type: ignore[attr-defined]
         session, hooks = self.guarded_by[0](), self.guarded_by[1]
-        if session is not None:
-            hooks.check_hit(session, inspect(found))
+        if state is not None and session is not None:
+            hooks.check_hit(session, state)
 
 
 _classes: dict[type[IdentityMap], type[IdentityMap]] = {}
