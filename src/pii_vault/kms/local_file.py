@@ -7,6 +7,7 @@ within one process only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -66,7 +67,7 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # The file's bytes and what they mean, replaced together: readers take no lock.
+        # A digest of the file and what it means, replaced together: readers take no lock.
         self._seen: tuple[bytes, Keys] = (b"", {})
         if not path.parent.is_dir():
             raise ConfigurationError(
@@ -81,17 +82,30 @@ class KeyFile:
     def read(self) -> Keys:
         """Return the keys as they are in the file now; do not change them."""
         raw = self._read_bytes()
-        if raw != self._seen[0]:
-            self._seen = (raw, _parsed(raw, self._path))
-        return self._seen[1]
+        digest = hashlib.sha256(raw).digest()
+        if digest == self._seen[0]:
+            return self._seen[1]
+        keys = _parsed(raw)
+        del raw  # a traceback shows the locals of every frame
+        if keys is None:
+            raise self._not_a_key_file()
+        self._seen = (digest, keys)
+        return keys
 
     @contextmanager
     def change(self) -> Iterator[Keys]:
         """Give the keys to a block that changes them, alone, and write them when it ends without an error."""
         with self._locked():
-            keys = _parsed(self._read_bytes(), self._path)
+            keys = _parsed(self._read_bytes())
+            if keys is None:
+                raise self._not_a_key_file()
             yield keys
             self._write(keys)
+
+    def _not_a_key_file(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._path} is not a key file of format {_FORMAT}", hint="restore it from a backup"
+        )
 
     def _read_bytes(self) -> bytes:
         try:
@@ -170,7 +184,8 @@ def _serialised(keys: Keys) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def _parsed(raw: bytes, path: Path) -> Keys:
+def _parsed(raw: bytes) -> Keys | None:
+    """Return the keys of a file, or None; an error raised in here would quote the file."""
     try:
         document = json.loads(raw)
         if document["format"] != _FORMAT:
@@ -185,6 +200,4 @@ def _parsed(raw: bytes, path: Path) -> Keys:
             for arn, entry in document["keys"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    # Raised out here: the parser's error quotes the file.
-    raise ConfigurationError(f"{path} is not a key file of format {_FORMAT}", hint="restore it from a backup")
+        return None
