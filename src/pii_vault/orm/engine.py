@@ -32,8 +32,8 @@ class _CheckedCompiler(SQLCompiler):
     touches_sealed: bool = False
     """Whether executing the statement binds or reads sealed values, and so needs a scope."""
 
-    _granted: Any = None
-    """The column that the position being rendered allows to be a sealed one."""
+    _granted: tuple[Any, ...] = ()
+    """The columns that may be sealed in the position being rendered."""
 
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
@@ -68,6 +68,11 @@ class _CheckedCompiler(SQLCompiler):
         with self._grant(checker.check_projected(column)):
             return super()._label_select_column(select, column, *args, **kw)  # type: ignore[no-untyped-call]
 
+    def visit_textual_select(self, taf: Any, *args: Any, **kw: Any) -> Any:
+        # Its columns tell how to read what the text selects; they are not rendered.
+        with self._grant(*taf.column_args):
+            return super().visit_textual_select(taf, *args, **kw)  # type: ignore[no-untyped-call]
+
     def visit_binary(self, binary: Any, *args: Any, **kw: Any) -> Any:
         with self._grant(checker.granted_by(binary)):
             return super().visit_binary(binary, *args, **kw)  # type: ignore[no-untyped-call]
@@ -81,15 +86,16 @@ class _CheckedCompiler(SQLCompiler):
             return super().visit_type_coerce(type_coerce, **kw)  # type: ignore[no-untyped-call]
 
     def visit_column(self, column: Any, *args: Any, **kw: Any) -> str:
-        # The target of an assignment is rendered with include_table, and nothing that a value is read from.
-        is_target = "include_table" in kw
-        if not (is_target or column is self._granted or checker.is_proposed_row(column)) and checker.sealed(column):
-            raise refused("an expression of", column)
+        if checker.sealed(column):
+            # The target of an assignment is rendered with include_table, and nothing that a value is read from.
+            granted = "include_table" in kw or any(column is each for each in self._granted)
+            if not granted and not checker.is_proposed_row(column):
+                raise refused("an expression of", column)
         return super().visit_column(column, *args, **kw)
 
     @contextmanager
-    def _grant(self, column: Any) -> Iterator[None]:
-        before, self._granted = self._granted, column
+    def _grant(self, *columns: Any) -> Iterator[None]:
+        before, self._granted = self._granted, columns
         try:
             yield
         finally:
