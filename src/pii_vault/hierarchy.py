@@ -7,7 +7,7 @@ customer's KMS is not known here. Every check is made before a key is handed out
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NoReturn
 
 from . import primitives
 from .context import Identity, activation_message, kek_context, key_context, record_aad
@@ -41,6 +41,9 @@ class Kek:
 
     def __repr__(self) -> str:
         return f"<Kek generation {self.generation}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a KEK is neither pickled nor copied")
 
     def check_commitment(self, stored: bytes) -> None:
         """Raise unless the stored commitment is this KEK's.
@@ -137,7 +140,8 @@ def active_record(kek: Kek, records: Iterable[KeyRecord], purpose: Purpose) -> K
         raise KeyRecordError(f"the tenant has {len(active)} active {purpose} keys", hint=_HINT)
     record = active[0]
     kek.check_activation(record)
-    past = [other for other in mine if other.state is not KeyState.PRE_ACTIVE]
+    # A successor that was withdrawn before it was ever active (epoch 0) does not count.
+    past = [other for other in mine if other.epoch > 0 or other.state is KeyState.DEACTIVATED]
     if any(other.version > record.version or other.epoch > record.epoch for other in past):
         raise KeyRecordError(f"a later {purpose} key than version {record.version} was active before", hint=_HINT)
     return record
