@@ -1,0 +1,733 @@
+"""Make the known-answer files of the stored format, from HMAC and AES-GCM alone.
+
+Nothing of pii_vault is imported: this is a second implementation of docs/format.md, short enough to be read beside it.
+
+The files are frozen. A case that stands in a file is never changed or removed, because values like it are stored in
+customers' databases; cases are only added. ``python tests/vectors/generate.py`` therefore refuses to write a file
+that would lose or change a case, and ``--check`` writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+FOLDER = Path(__file__).parent
+Case = dict[str, Any]
+
+
+# The constructions of docs/format.md.
+
+
+def u16(number: int) -> bytes:
+    return number.to_bytes(2, "big")
+
+
+def u32(number: int) -> bytes:
+    return number.to_bytes(4, "big")
+
+
+def u64(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def lp(*parts: bytes) -> bytes:
+    return b"".join(u32(len(part)) + part for part in parts)
+
+
+def kdf(key: bytes, use: str, context: bytes) -> bytes:
+    message = u32(1) + f"pii_vault/1/{use}".encode() + b"\x00" + context + u32(256)
+    return hmac.digest(key, message, "sha256")
+
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, "sha256")
+
+
+def gcm(key: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
+    return AESGCM(key).encrypt(iv, plaintext, aad)
+
+
+def context_id(table: str, column: str) -> str:
+    return ".".join(name.replace("\\", "\\\\").replace(".", "\\.") for name in (table, column))
+
+
+# The cast: everything that is random in life is a hash of its name here.
+
+
+def fixed(name: str, size: int = 32) -> bytes:
+    return hashlib.sha256(f"pii_vault test vector: {name}".encode()).digest()[:size]
+
+
+APP, OTHER_APP = fixed("application", 16), fixed("another application", 16)
+ACME, GLOB = fixed("tenant acme", 16), fixed("tenant glob", 16)
+ACME_KEYSET, GLOB_KEYSET = 0x5EC2E7A1, 0x0BADCAFE
+EMAIL = "customers.email"
+
+Owner = tuple[bytes, bytes, int]
+OWNER: Owner = (APP, ACME, ACME_KEYSET)
+
+
+def column_context(suite: int, owner: Owner, context: str) -> bytes:
+    return lp(bytes((suite,)), owner[0], owner[1], context.encode())
+
+
+def value_aad(header: bytes, owner: Owner, context: str, row: bytes | None = None) -> bytes:
+    parts = (b"pii_vault/1/value", header, owner[0], owner[1], context.encode())
+    return lp(*parts) if row is None else lp(*parts, row)
+
+
+def kek_context(algorithm: int, owner: Owner, generation: int) -> bytes:
+    return lp(bytes((algorithm,)), owner[0], owner[1], u32(owner[2]), b"kek", u32(generation))
+
+
+def key_context(algorithm: int, owner: Owner, purpose: str, version: int) -> bytes:
+    return lp(bytes((algorithm,)), owner[0], owner[1], u32(owner[2]), purpose.encode(), u32(version))
+
+
+def record_aad(
+    owner: Owner, purpose: str, version: int, kek_generation: int, algorithm: int, commitment: bytes
+) -> bytes:
+    return lp(
+        b"pii_vault/1/record",
+        owner[0],
+        owner[1],
+        u32(owner[2]),
+        purpose.encode(),
+        u32(version),
+        u32(kek_generation),
+        bytes((algorithm,)),
+        commitment,
+    )
+
+
+def activation_message(owner: Owner, purpose: str, version: int, epoch: int, commitment: bytes) -> bytes:
+    return lp(b"pii_vault/1/activation", u32(owner[2]), purpose.encode(), u32(version), u64(epoch), commitment)
+
+
+def kms_context(owner: Owner, purpose: str, number: int) -> dict[str, str]:
+    return {
+        "pii-vault:format": "1",
+        "pii-vault:app": owner[0].hex(),
+        "pii-vault:tenant": owner[1].hex(),
+        "pii-vault:purpose": purpose,
+        "pii-vault:record": f"{owner[2]:08x}.{number}",
+    }
+
+
+def header_bytes(suite: int, keyset: int, version: int, codec: int, generation: int, tokens: int) -> bytes:
+    return bytes((suite,)) + u32(keyset) + u16(version) + bytes((codec, generation, tokens))
+
+
+def row_id(*columns: tuple[int, bytes]) -> bytes:
+    """Return the row id of a primary key, from the codec id and the encoded value of each of its columns."""
+    return b"".join(lp(bytes((codec,)) + encoded) for codec, encoded in columns)
+
+
+ROWS = {
+    "integer key 1": row_id((3, u64(1))),
+    "integer key 2": row_id((3, u64(2))),
+    "text key": row_id((1, b"customer-17")),
+    "uuid key": row_id((12, bytes(range(16)))),
+    "key of two columns": row_id((3, u64(1)), (1, b"home")),
+}
+
+
+def owned(owner: Owner) -> Case:
+    return {"app_uid": owner[0].hex(), "tenant_uid": owner[1].hex(), "keyset_id": owner[2]}
+
+
+# context.json
+
+
+OWNERS: dict[str, Owner] = {
+    "acme": OWNER,
+    "glob": (APP, GLOB, GLOB_KEYSET),
+    "lowest keyset id": (APP, ACME, 0),
+    "highest keyset id": (APP, ACME, 0xFFFFFFFF),
+    "uids of zeros and ones": (bytes(16), b"\xff" * 16, 1),
+}
+
+CONTEXT_IDS = [
+    EMAIL,
+    "customers",
+    "a.b",
+    r"a\.b.c",
+    r"a.b\.c",
+    r"a\\.b",
+    "kunden.straße",
+    "顧客.名前",
+    "customers.📧",
+    "x" * 300,
+    " customers.email",
+    "Customers.email",
+]
+
+
+def context_cases() -> Iterator[Case]:
+    for name, parts in {
+        "no part": [],
+        "one empty part": [b""],
+        "two empty parts": [b"", b""],
+        "one byte": [b"a"],
+        "ab and c": [b"ab", b"c"],
+        "a and bc": [b"a", b"bc"],
+        "a part that looks like a length": [u32(1), b"a"],
+        "a joined list as one part": [lp(b"a", b"b")],
+        "256 bytes": [bytes(range(256))],
+        "300 bytes": [b"\x5a" * 300],
+    }.items():
+        yield {
+            "function": "lp",
+            "name": name,
+            "parts": [part.hex() for part in parts],
+            "bytes": lp(*parts).hex(),
+        }
+    for table, column in [
+        ("customers", "email"),
+        ("a.b", "c"),
+        ("a", "b.c"),
+        ("a\\", "b"),
+        ("a", "\\b"),
+        ("a\\.b", "c"),
+        ("", "c"),
+        ("t", ""),
+        ("", ""),
+        ("kunden", "straße"),
+        ("顧客", "名前"),
+        ("customers", "📧"),
+        ("my table", "my column"),
+    ]:
+        yield {"function": "context_id", "table": table, "column": column, "context_id": context_id(table, column)}
+    for name, owner in OWNERS.items():
+        for context in CONTEXT_IDS if name == "acme" else [EMAIL]:
+            for suite in (0xFA, 0xFB):
+                yield {
+                    "function": "column_context",
+                    "name": name,
+                    "suite": suite,
+                    **owned(owner),
+                    "context_id": context,
+                    "bytes": column_context(suite, owner, context).hex(),
+                }
+            header = header_bytes(0xFA, owner[2], 1, 1, 0, 0)
+            yield {
+                "function": "value_aad",
+                "name": name,
+                **owned(owner),
+                "header": header.hex(),
+                "context_id": context,
+                "row_id": None,
+                "bytes": value_aad(header, owner, context).hex(),
+            }
+        for row in ROWS.values():
+            header = header_bytes(0xFB, owner[2], 7, 1, 2, 1) + fixed("token 0", 16)
+            yield {
+                "function": "value_aad",
+                "name": f"{name}, bound to a row, one token",
+                **owned(owner),
+                "header": header.hex(),
+                "context_id": EMAIL,
+                "row_id": row.hex(),
+                "bytes": value_aad(header, owner, EMAIL, row).hex(),
+            }
+        for generation in (1, 2, 0xFFFFFFFF):
+            yield {
+                "function": "kek_context",
+                "name": name,
+                "algorithm": 1,
+                **owned(owner),
+                "generation": generation,
+                "bytes": kek_context(1, owner, generation).hex(),
+            }
+        for purpose, version in (("data", 1), ("data", 65535), ("index", 1), ("index", 255)):
+            commitment = fixed(f"commitment {purpose} {version}")
+            yield {
+                "function": "key_context",
+                "name": name,
+                "algorithm": 1,
+                **owned(owner),
+                "purpose": purpose,
+                "version": version,
+                "bytes": key_context(1, owner, purpose, version).hex(),
+            }
+            yield {
+                "function": "record_aad",
+                "name": name,
+                **owned(owner),
+                "purpose": purpose,
+                "version": version,
+                "kek_generation": 3,
+                "algorithm": 1,
+                "commitment": commitment.hex(),
+                "bytes": record_aad(owner, purpose, version, 3, 1, commitment).hex(),
+            }
+            yield {
+                "function": "activation_message",
+                "name": name,
+                **owned(owner),
+                "purpose": purpose,
+                "version": version,
+                "epoch": version + 2**40,
+                "commitment": commitment.hex(),
+                "bytes": activation_message(owner, purpose, version, version + 2**40, commitment).hex(),
+            }
+        for purpose, number in (("kek", 1), ("data", 65535), ("index", 255)):
+            yield {
+                "function": "kms_context",
+                "name": name,
+                **owned(owner),
+                "purpose": purpose,
+                "number": number,
+                "context": kms_context(owner, purpose, number),
+            }
+
+
+# derive.json
+
+
+def derive_cases() -> Iterator[Case]:
+    contexts = {
+        "empty context": b"",
+        "column": column_context(0xFA, OWNER, EMAIL),
+        "column, bound to the row": column_context(0xFB, OWNER, EMAIL),
+        "KEK": kek_context(1, OWNER, 1),
+        "data key": key_context(1, OWNER, "data", 1),
+        "index key": key_context(1, OWNER, "index", 1),
+        "a zero byte, then what looks like another label": b"\x00pii_vault/1/wrap\x00",
+        "1000 bytes": bytes(range(250)) * 4,
+    }
+    for use in ("seal", "index", "wrap", "commit", "mac"):
+        for name, context in contexts.items():
+            for key_name in ("key one", "key two"):
+                key = fixed(key_name)
+                yield {
+                    "name": f"{use}, {name}, {key_name}",
+                    "use": use,
+                    "key": key.hex(),
+                    "context": context.hex(),
+                    "subkey": kdf(key, use, context).hex(),
+                }
+
+
+# sealed_values.json
+
+
+def seal(
+    owner: Owner,
+    key: bytes,
+    context: str,
+    plaintext: bytes,
+    *,
+    name: str = "",
+    suite: int = 0xFA,
+    version: int = 1,
+    codec: int = 1,
+    generation: int = 0,
+    tokens: tuple[bytes, ...] = (),
+    row: bytes | None = None,
+) -> tuple[bytes, Case]:
+    header = header_bytes(suite, owner[2], version, codec, generation, len(tokens)) + b"".join(tokens)
+    iv = fixed(f"iv {name}", 12)
+    subkey = kdf(key, "seal", column_context(suite, owner, context))
+    aad = value_aad(header, owner, context, row)
+    sealed = header + iv + gcm(subkey, iv, plaintext, aad)
+    case = {
+        "name": name,
+        "suite": suite,
+        **owned(owner),
+        "version": version,
+        "data_key": key.hex(),
+        "context_id": context,
+        "codec": codec,
+        "index_generation": generation,
+        "tokens": [token.hex() for token in tokens],
+        "row_id": None if row is None else row.hex(),
+        "iv": iv.hex(),
+        "plaintext": plaintext.hex(),
+        "subkey": subkey.hex(),
+        "aad": aad.hex(),
+        "sealed": sealed.hex(),
+        "expect": "success",
+    }
+    return sealed, case
+
+
+TOKENS = tuple(fixed(f"token {number}", 16) for number in range(15))
+TEXT = "Zoë Ångström".encode()
+
+
+def value_cases() -> Iterator[Case]:
+    one = fixed("data key 1")
+
+    def case(name: str, plaintext: bytes = b"ada@example.com", owner: Owner = OWNER, **options: Any) -> Case:
+        key = options.pop("key", one)
+        return seal(owner, key, options.pop("context", EMAIL), plaintext, name=name, **options)[1]
+
+    yield case("text")
+    yield case("text, empty", b"")
+    yield case("text beyond ASCII", TEXT)
+    yield case("bytes", bytes(range(256)), codec=2)
+    yield case("int64, -1", b"\xff" * 8, codec=3)
+    yield case("bool, true", b"\x01", codec=7)
+    yield case("date, the day before 1970", b"\xff" * 4, codec=8)
+    yield case("uuid", fixed("uuid", 16), codec=12)
+    yield case("json", b'{"a":[1,null]}', codec=14)
+    yield case("16 bytes: one block", b"b" * 16)
+    yield case("17 bytes: one block and one byte", b"b" * 17)
+    yield case("1000 bytes", b"\x00" * 1000, codec=2)
+    for context in CONTEXT_IDS[1:]:
+        yield case(f"context id {context[:20]}", context=context)
+    yield case("lowest keyset id", owner=OWNERS["lowest keyset id"])
+    yield case("highest keyset id", owner=OWNERS["highest keyset id"])
+    yield case("version 2", version=2, key=fixed("data key 2"))
+    yield case("version 255", version=255, key=fixed("data key 255"))
+    yield case("version 256", version=256, key=fixed("data key 256"))
+    yield case("version 65535", version=65535, key=fixed("data key 65535"))
+    yield case("one token, generation 1", generation=1, tokens=TOKENS[:1])
+    yield case("one token, generation 255", generation=255, tokens=TOKENS[:1])
+    yield case("three tokens, generation 1", generation=1, tokens=TOKENS[:3])
+    yield case("three tokens, generation 255, empty plaintext", b"", generation=255, tokens=TOKENS[:3])
+    yield case("15 tokens", generation=2, tokens=TOKENS)
+    yield case("another tenant, same key and plaintext", owner=OWNERS["glob"])
+    yield case("another application, same key and plaintext", owner=(OTHER_APP, ACME, ACME_KEYSET))
+    for name, row in ROWS.items():
+        yield case(f"bound to the row, {name}", suite=0xFB, row=row)
+    yield case("bound to the row, one token", suite=0xFB, row=ROWS["integer key 1"], generation=1, tokens=TOKENS[:1])
+
+
+# sealed_values_refused.json: what an opener must and must not accept.
+
+
+READERS: dict[str, tuple[Owner, tuple[int, ...]]] = {
+    "acme": (OWNER, (1, 2, 3)),
+    "acme, holding version 2 only": (OWNER, (2,)),
+    "another tenant": (OWNERS["glob"], (1, 2, 3)),
+    "another tenant that pretends the same keyset id": ((APP, GLOB, ACME_KEYSET), (1, 2, 3)),
+    "another application with the same keyset id": ((OTHER_APP, ACME, ACME_KEYSET), (1, 2, 3)),
+    "tenant and application uid exchanged": ((ACME, APP, ACME_KEYSET), (1, 2, 3)),
+}
+
+
+def reader_keys(versions: tuple[int, ...]) -> dict[int, bytes]:
+    return {version: fixed(f"data key {version}") for version in versions}
+
+
+def flipped(data: bytes, offset: int, mask: int = 0x01) -> bytes:
+    changed = bytearray(data)
+    changed[offset] ^= mask
+    return bytes(changed)
+
+
+def replaced(data: bytes, offset: int, new: bytes) -> bytes:
+    return data[:offset] + new + data[offset + len(new) :]
+
+
+def refusal_cases() -> Iterator[Case]:
+    keys = reader_keys((1, 2, 3))
+    plaintext = b"ada@example.com"
+    plain, _ = seal(OWNER, keys[1], EMAIL, plaintext, name="refusals")
+    indexed, _ = seal(OWNER, keys[1], EMAIL, plaintext, name="refusals 1", generation=4, tokens=TOKENS[:1])
+    three, _ = seal(OWNER, keys[1], EMAIL, plaintext, name="refusals 3", generation=4, tokens=TOKENS[:3])
+    empty, _ = seal(OWNER, keys[1], EMAIL, b"", name="refusals 0")
+    bound, _ = seal(OWNER, keys[1], EMAIL, plaintext, name="refusals fb", suite=0xFB, row=ROWS["integer key 1"])
+
+    def case(name: str, sealed: bytes, expect: str, *, reader: str = "acme", context: str = EMAIL) -> Case:
+        return {"name": name, "reader": reader, "context_id": context, "sealed": sealed.hex(), "expect": expect}
+
+    def opens(name: str, sealed: bytes, opened: bytes = plaintext, codec: int = 1, **options: Any) -> Case:
+        return case(name, sealed, "success", **options) | {"codec": codec, "plaintext": opened.hex()}
+
+    yield opens("as it was sealed", plain)
+    yield opens("as it was sealed, one token", indexed)
+    yield opens("as it was sealed, three tokens", three)
+    yield opens("empty plaintext", empty, b"")
+
+    yield case("nothing", b"", "not_encrypted")
+    yield case("text", b"ada@example.com", "not_encrypted")
+    yield case("text beyond ASCII", TEXT, "not_encrypted")
+    yield case("zeros", bytes(38), "not_encrypted")
+    yield case("a JSON document", b'{"ciphertext": "..."}', "not_encrypted")
+    yield case("the sealed value in hex", plain.hex().encode(), "not_encrypted")
+    yield case("one byte before", b"\x00" + plain, "not_encrypted")
+    yield case("suite byte below F8", replaced(plain, 0, b"\xf7"), "not_encrypted")
+    for suite in (0xF8, 0xF9, 0xFC, 0xFD, 0xFE):
+        yield case(f"suite {suite:02X}, not assigned", replaced(plain, 0, bytes((suite,))), "unsupported")
+    yield case("escape suite FF", replaced(plain, 0, b"\xff"), "unsupported")
+    yield case("escape suite FF alone", b"\xff", "unsupported")
+    yield case("bound to the row, in a column bound to the column", bound, "unsupported")
+    yield case("suite byte raised to FB", replaced(plain, 0, b"\xfb"), "unsupported")
+    yield case("bound to the row, suite byte lowered to FA", replaced(bound, 0, b"\xfa"), "open_failure")
+
+    yield case("version 0", replaced(plain, 5, u16(0)), "malformed")
+    yield case("codec 0", replaced(plain, 7, b"\x00"), "malformed")
+    yield case("generation without tokens", replaced(plain, 8, b"\x01"), "malformed")
+    yield case("tokens without generation", replaced(indexed, 8, b"\x00"), "malformed")
+    for bit in (0x10, 0x20, 0x40, 0x80):
+        yield case(f"reserved bit {bit:02X}", replaced(plain, 9, bytes((bit,))), "malformed")
+        yield case(f"reserved bit {bit:02X} beside a token", flipped(indexed, 9, bit), "malformed")
+    yield case("a token count beyond the end", replaced(indexed, 9, b"\x0f"), "malformed")
+    for name, value in (("no token", plain), ("one token", indexed), ("three tokens", three), ("empty", empty)):
+        shortest = 38 + 16 * value[9]
+        for size in sorted({1, 4, 9, 10, 21, 22, 37, shortest - 17, shortest - 1}):
+            if 0 < size < shortest:
+                yield case(f"{name}, cut to {size} bytes", value[:size], "malformed")
+        if len(value) > shortest:
+            yield case(f"{name}, cut to its shortest, {shortest} bytes", value[:shortest], "open_failure")
+            yield case(f"{name}, last byte cut", value[:-1], "open_failure")
+        yield case(f"{name}, one byte after", value + b"\x00", "open_failure")
+
+    yield case("another keyset id", replaced(plain, 1, u32(ACME_KEYSET + 1)), "foreign")
+    yield case("keyset id 0", replaced(plain, 1, u32(0)), "foreign")
+    yield case("the keyset id of another tenant", replaced(plain, 1, u32(GLOB_KEYSET)), "foreign")
+    yield case("foreign keyset id and unknown version", replaced(plain, 1, u32(0) + u16(9)), "foreign")
+    yield case("foreign keyset id and version 0", replaced(plain, 1, u32(0) + u16(0)), "malformed")
+    yield case("a version that nobody holds", replaced(plain, 5, u16(4)), "unknown_key")
+    yield case("version 65535", replaced(plain, 5, u16(65535)), "unknown_key")
+    yield case("a version not held here", plain, "unknown_key", reader="acme, holding version 2 only")
+    yield case("another version that is held", replaced(plain, 5, u16(2)), "open_failure")
+    yield case("another codec", replaced(plain, 7, b"\x02"), "open_failure")
+    yield case("a codec that does not exist", replaced(plain, 7, b"\xff"), "open_failure")
+    yield case("another index generation", replaced(indexed, 8, b"\x05"), "open_failure")
+    yield case("one token fewer", three[:8] + b"\x04\x02" + three[10:42] + three[58:], "open_failure")
+    yield case("token removed, its bytes left", replaced(indexed, 8, b"\x00\x00"), "open_failure")
+    yield case("tokens exchanged", three[:10] + three[26:42] + three[10:26] + three[42:], "open_failure")
+    yield case("token of another value", replaced(indexed, 10, TOKENS[1]), "open_failure")
+    for offset in (10, 17, 25):
+        yield case(f"token, byte {offset} changed", flipped(indexed, offset), "open_failure")
+    for name, value in (("plain", plain), ("indexed", indexed), ("empty", empty)):
+        start = 10 + 16 * value[9]
+        for offset in (start, start + 11):
+            yield case(f"{name}, IV byte {offset} changed", flipped(value, offset), "open_failure")
+        for offset in range(start + 12, len(value) - 16, 7):
+            yield case(f"{name}, ciphertext byte {offset} changed", flipped(value, offset), "open_failure")
+        for offset in (len(value) - 16, len(value) - 1):
+            for mask in (0x01, 0x80):
+                yield case(
+                    f"{name}, tag byte {offset} changed with {mask:02X}", flipped(value, offset, mask), "open_failure"
+                )
+    yield case("IV of zeros", replaced(plain, 10, bytes(12)), "open_failure")
+    yield case("tag of zeros", plain[:-16] + bytes(16), "open_failure")
+    other, _ = seal(OWNER, keys[1], EMAIL, plaintext, name="refusals, another IV")
+    yield case("IV of another seal", plain[:10] + other[10:22] + plain[22:], "open_failure")
+    yield case("tag of another seal", plain[:-16] + other[-16:], "open_failure")
+
+    for context in ("customers.phone", "customers.Email", "customers.email ", r"customers\.email", "", "customers"):
+        yield case(f"in column {context!r}", plain, "open_failure", context=context)
+    yield case("in another tenant's column", plain, "foreign", reader="another tenant")
+    for reader in list(READERS)[3:]:
+        yield case(f"read by {reader}", plain, "open_failure", reader=reader)
+    header = header_bytes(0xFA, ACME_KEYSET, 1, 1, 0, 0)
+    iv = fixed("iv refusals, made wrongly", 12)
+    subkey = kdf(keys[1], "seal", column_context(0xFA, OWNER, EMAIL))
+    aad = value_aad(header, OWNER, EMAIL)
+
+    def made(key: bytes, additional: bytes) -> bytes:
+        return header + iv + gcm(key, iv, plaintext, additional)
+
+    yield opens("made by hand", made(subkey, aad))
+    yield case("sealed with the data key itself", made(keys[1], aad), "open_failure")
+    yield case(
+        "sealed with the subkey of suite FB",
+        made(kdf(keys[1], "seal", column_context(0xFB, OWNER, EMAIL)), aad),
+        "open_failure",
+    )
+    for use in ("index", "wrap", "commit", "mac"):
+        wrong = kdf(keys[1], use, column_context(0xFA, OWNER, EMAIL))
+        yield case(f"sealed with the subkey for {use}", made(wrong, aad), "open_failure")
+    yield case("sealed without additional data", made(subkey, b""), "open_failure")
+    yield case(
+        "additional data of a row-bound value", made(subkey, value_aad(header, OWNER, EMAIL, b"")), "open_failure"
+    )
+    yield case("additional data without the header", made(subkey, value_aad(b"", OWNER, EMAIL)), "open_failure")
+    unframed = b"pii_vault/1/value" + header + APP + ACME + EMAIL.encode()
+    yield case("additional data joined without lengths", made(subkey, unframed), "open_failure")
+    yield case("label of a key record", made(subkey, aad.replace(b"value", b"recor")), "open_failure")
+
+
+# key_records.json
+
+
+def wrapped_record(
+    owner: Owner, kek: bytes, generation: int, purpose: str, version: int, key: bytes, epoch: int, *, name: str
+) -> Case:
+    wrap, mac = (kdf(kek, use, kek_context(1, owner, generation)) for use in ("wrap", "mac"))
+    commitment = kdf(key, "commit", key_context(1, owner, purpose, version))
+    iv = fixed(f"record iv {name}", 12)
+    encrypted = gcm(wrap, iv, key, record_aad(owner, purpose, version, generation, 1, commitment))
+    proof = hmac_sha256(mac, activation_message(owner, purpose, version, epoch, commitment))
+    return {
+        "name": name,
+        **owned(owner),
+        "kek": kek.hex(),
+        "kek_generation": generation,
+        "algorithm": 1,
+        "purpose": purpose,
+        "version": version,
+        "key": key.hex(),
+        "iv": iv.hex(),
+        "encrypted_key": encrypted.hex(),
+        "commitment": commitment.hex(),
+        "epoch": epoch,
+        "activation_mac": proof.hex(),
+    }
+
+
+def record_cases() -> Iterator[Case]:
+    kek = fixed("kek 1")
+    for name, owner in OWNERS.items():
+        for generation in (1, 2):
+            context = kek_context(1, owner, generation)
+            yield {
+                "function": "kek",
+                "name": f"{name}, generation {generation}",
+                **owned(owner),
+                "generation": generation,
+                "algorithm": 1,
+                "kek": kek.hex(),
+                "wrap_subkey": kdf(kek, "wrap", context).hex(),
+                "mac_subkey": kdf(kek, "mac", context).hex(),
+                "commitment": kdf(kek, "commit", context).hex(),
+            }
+    records = [
+        wrapped_record(OWNER, kek, 1, "data", 1, fixed("data key 1"), 1, name="data key 1"),
+        wrapped_record(OWNER, kek, 1, "data", 2, fixed("data key 2"), 2, name="data key 2"),
+        wrapped_record(OWNER, kek, 1, "data", 65535, fixed("data key 65535"), 2**40, name="data key 65535"),
+        wrapped_record(OWNER, kek, 1, "index", 1, fixed("index key 1"), 1, name="index key 1"),
+        wrapped_record(OWNER, kek, 1, "index", 255, fixed("index key 255"), 2**63 - 1, name="index key 255"),
+        wrapped_record(OWNER, fixed("kek 2"), 2, "data", 1, fixed("data key 1"), 1, name="data key 1, KEK 2"),
+        wrapped_record(OWNERS["glob"], kek, 1, "data", 1, fixed("data key 1"), 1, name="another tenant, same keys"),
+        wrapped_record(OWNERS["lowest keyset id"], kek, 1, "data", 1, fixed("data key 1"), 1, name="keyset id 0"),
+        wrapped_record(OWNERS["highest keyset id"], kek, 1, "data", 1, fixed("data key 1"), 1, name="keyset id max"),
+    ]
+    for record in records:
+        yield {"function": "record", **record, "expect": "success"}
+    yield from refused_records(records, kek)
+
+
+def refused_records(records: list[Case], kek: bytes) -> Iterator[Case]:
+    first, second, glob = records[0], records[1], records[6]
+
+    def case(name: str, **changed: Any) -> Case:
+        return {"function": "record", **first, "key": None, **changed, "name": name, "expect": "open_failure"}
+
+    yield case("another KEK", kek=fixed("kek 2").hex())
+    yield case("one bit of the KEK", kek=flipped(kek, 31).hex())
+    yield case("another application", app_uid=OTHER_APP.hex())
+    yield case("another tenant", tenant_uid=GLOB.hex())
+    yield case("uids exchanged", app_uid=ACME.hex(), tenant_uid=APP.hex())
+    yield case("another keyset id", keyset_id=ACME_KEYSET + 1)
+    yield case("another purpose", purpose="index")
+    yield case("another version", version=2)
+    yield case("another KEK generation", kek_generation=2)
+    yield case("another algorithm", algorithm=2)
+    for field, size in (("encrypted_key", 48), ("iv", 12), ("commitment", 32)):
+        data = bytes.fromhex(first[field])
+        for offset in (0, size - 1):
+            yield case(f"{field}, byte {offset} changed", **{field: flipped(data, offset).hex()})
+        yield case(f"{field} of version 2", **{field: second[field]})
+        yield case(f"{field} of zeros", **{field: bytes(size).hex()})
+    together = ("encrypted_key", "iv", "commitment")
+    yield case("everything but the number of version 2", **{field: second[field] for field in together})
+    yield case("everything of another tenant", **{field: glob[field] for field in together})
+    yield case("encrypted key cut", encrypted_key=first["encrypted_key"][:-2])
+    yield case("encrypted key empty", encrypted_key="")
+    # Whoever knows the wrap subkey could claim any commitment: the key is held against it all the same.
+    wrap = kdf(kek, "wrap", kek_context(1, OWNER, 1))
+    wrong = fixed("a commitment of no key")
+    iv = fixed("record iv, wrong commitment", 12)
+    sealed = gcm(wrap, iv, fixed("data key 1"), record_aad(OWNER, "data", 1, 1, 1, wrong))
+    yield case(
+        "authentic, but the commitment is of no key", iv=iv.hex(), encrypted_key=sealed.hex(), commitment=wrong.hex()
+    )
+    sealed = gcm(kek, iv, fixed("data key 1"), record_aad(OWNER, "data", 1, 1, 1, bytes.fromhex(first["commitment"])))
+    yield case("wrapped with the KEK itself", iv=iv.hex(), encrypted_key=sealed.hex())
+
+    def proof(name: str, **changed: Any) -> Case:
+        return {"function": "activation", **first, **changed, "name": name, "expect": "open_failure"}
+
+    yield {"function": "activation", **first, "name": "activation as it was made", "expect": "success"}
+    yield proof("activation at another epoch", epoch=2)
+    yield proof("activation at epoch 0", epoch=0)
+    yield proof("activation of another version", version=2)
+    yield proof("activation of another purpose", purpose="index")
+    yield proof("activation of another keyset id", keyset_id=ACME_KEYSET + 1)
+    yield proof("activation of another tenant", tenant_uid=GLOB.hex())
+    yield proof("activation in another application", app_uid=OTHER_APP.hex())
+    yield proof("activation under another KEK", kek=fixed("kek 2").hex())
+    yield proof("activation under another KEK generation", kek_generation=2)
+    yield proof("activation of another commitment", commitment=second["commitment"])
+    yield proof("proof of version 2", activation_mac=second["activation_mac"])
+    yield proof("proof changed", activation_mac=flipped(bytes.fromhex(first["activation_mac"]), 0).hex())
+    yield proof("proof cut", activation_mac=first["activation_mac"][:-2])
+    yield proof("proof of zeros", activation_mac=bytes(32).hex())
+    yield proof("no proof", activation_mac="")
+
+
+# The files.
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    return {
+        "context.json": {"cases": list(context_cases())},
+        "derive.json": {"cases": list(derive_cases())},
+        "sealed_values.json": {"cases": list(value_cases())},
+        "sealed_values_refused.json": {
+            "readers": {
+                name: owned(owner) | {"data_keys": {str(v): key.hex() for v, key in reader_keys(versions).items()}}
+                for name, (owner, versions) in READERS.items()
+            },
+            "cases": list(refusal_cases()),
+        },
+        "key_records.json": {"cases": list(record_cases())},
+    }
+
+
+def rendered(document: dict[str, Any]) -> str:
+    def line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=True)
+
+    parts = []
+    for key, value in document.items():
+        if isinstance(value, dict):
+            body = ",\n".join(f"    {line(name)}: {line(each)}" for name, each in value.items())
+            parts.append(f"  {line(key)}: {{\n{body}\n  }}")
+        else:
+            body = ",\n".join(f"    {line(each)}" for each in value)
+            parts.append(f"  {line(key)}: [\n{body}\n  ]")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def lost(before: str, after: str) -> list[str]:
+    """Return the lines of a frozen file that a new one would lose."""
+    kept = {line.rstrip(",") for line in after.splitlines()}
+    return [line for line in before.splitlines() if line.rstrip(",") not in kept]
+
+
+def main(arguments: list[str]) -> int:
+    status = 0
+    for name, document in documents().items():
+        path, text = FOLDER / name, rendered(document)
+        before = path.read_text("utf-8") if path.exists() else ""
+        gone = lost(before, text)
+        if gone:
+            print(f"{name}: {len(gone)} frozen cases would change; the first:\n{gone[0][:500]}", file=sys.stderr)
+            status = 1
+        elif before != text:
+            print(f"{name}: new cases")
+            if "--check" in arguments:
+                status = 1
+            else:
+                path.write_text(text, "utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
