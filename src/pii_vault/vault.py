@@ -6,13 +6,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine, StaticPool, create_engine, make_url
+from sqlalchemy import URL, Engine
 
 from . import primitives
 from .errors import ConfigurationError
 from .keyring import Clock, Keyring
 from .keys import TenantRecord
 from .keystore import KeyStore
+from .keystore.engine import open_engine
 from .kms import KmsKey, KmsProvider
 from .lifecycle.issue import Issuer
 from .orm.attachment import Attachment
@@ -45,7 +46,7 @@ class Vault:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._owns_engine: Final = not isinstance(database, Engine)
-        self._engine: Final = database if isinstance(database, Engine) else _engine(make_url(database))
+        self._engine: Final = database if isinstance(database, Engine) else open_engine(database)
         check_database = getattr(kms, "check_database", None)
         if check_database is not None:
             check_database(self._engine.url)
@@ -125,15 +126,3 @@ class Vault:
         """Close the vault's own connections."""
         if self._owns_engine:
             self._engine.dispose()
-
-
-def _engine(url: URL) -> Engine:
-    if url.get_dialect().is_async:
-        raise ConfigurationError(
-            f"the key store needs a synchronous driver, {url.drivername} is asynchronous",
-            hint="give the vault a URL such as postgresql+psycopg://; the application's engine may be asynchronous",
-        )
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        # Every connection to such a database would be an empty database of its own.
-        return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
-    return create_engine(url, pool_size=2, max_overflow=8) if url.get_backend_name() != "sqlite" else create_engine(url)

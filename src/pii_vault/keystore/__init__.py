@@ -1,4 +1,5 @@
-"""The key store: the tables that hold tenants and key records, and the queries on them. No key is ever in clear here."""
+"""The key store: the tables that hold tenants and key records, and the queries on them. No key is in clear here."""
 
 from .store import KeyStore as KeyStore
 from .store import Snapshot as Snapshot
+from .store import TenantSummary as TenantSummary

@@ -20,15 +20,60 @@ from ..context import Identity
 from ..errors import ConfigurationError, KeyRecordError, KeyStoreError, TenantNotFoundError
 from ..keys import KekRecord, KeyRecord, KeyState, Purpose, TenantRecord
 from . import schema
+from .change import schema_change
 from .schema import application, keks, keys, tenants
 
 _KEY_COLUMNS: Final = (
-    "purpose version state kek_generation algorithm encrypted_key iv commitment epoch activation_mac created_at "
-    "activated_at reason created_by kms_key_arn kms_key_material_id"
-).split()
+    "purpose",
+    "version",
+    "state",
+    "kek_generation",
+    "algorithm",
+    "encrypted_key",
+    "iv",
+    "commitment",
+    "epoch",
+    "activation_mac",
+    "created_at",
+    "activated_at",
+    "reason",
+    "created_by",
+    "kms_key_arn",
+    "kms_key_material_id",
+)
 _KEK_COLUMNS: Final = (
-    "generation state algorithm kms_key_arn role_arn external_id kms_key_material_id wrapped commitment created_at"
-).split()
+    "generation",
+    "state",
+    "algorithm",
+    "kms_key_arn",
+    "role_arn",
+    "external_id",
+    "kms_key_material_id",
+    "wrapped",
+    "commitment",
+    "created_at",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSummary:
+    """One line about a tenant.
+
+    Attributes:
+        name: Its name.
+        suspended: Whether it is suspended.
+        keyset_id: As in the headers of its sealed values.
+        version: Its ACTIVE data-key version, or None.
+        kms_key_arn: The KMS key that wraps its KEK, or None.
+        created_at: When it was registered, UTC.
+    """
+
+    name: str
+    suspended: bool
+    keyset_id: int
+    version: int | None
+    kms_key_arn: str | None
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +100,7 @@ class KeyStore:
             )
         self._engine = engine
         self._app_uid: bytes | None = None
+        self._fits = False
 
     def __repr__(self) -> str:
         return f"<KeyStore {self._engine.url.render_as_string(hide_password=True)}>"
@@ -64,10 +110,9 @@ class KeyStore:
 
         Safe to call at every start and from several processes at once.
         """
-        with self._transaction() as connection:
+        with self._translated(), schema_change(self._engine) as connection:
             if not inspect(connection).has_table(schema.revision.name):
-                self._create_tables(connection)
-        with self._transaction() as connection:
+                schema.metadata.create_all(connection)
             if connection.scalar(select(schema.revision.c.version_num)) is None:
                 connection.execute(insert(schema.revision).values(version_num=schema.REVISION))
         self.ensure_application(app_uid, now)
@@ -100,6 +145,26 @@ class KeyStore:
             uid = _app_uid(connection)
             rows = connection.execute(select(tenants).order_by(tenants.c.name)).all()
         return [_tenant(row, uid) for row in rows]
+
+    def summaries(self) -> list[TenantSummary]:
+        """Return one line about each tenant, by name."""
+        kek = (keks.c.tenant_uid == tenants.c.uid) & (keks.c.state == KeyState.ACTIVE)
+        key = (keys.c.tenant_uid == tenants.c.uid) & (keys.c.state == KeyState.ACTIVE)
+        query = (
+            select(
+                tenants.c.name,
+                tenants.c.suspended,
+                tenants.c.keyset_id,
+                keys.c.version,
+                keks.c.kms_key_arn,
+                tenants.c.created_at,
+            )
+            .outerjoin_from(tenants, keks, kek)
+            .outerjoin(keys, key & (keys.c.purpose == Purpose.DATA))
+            .order_by(tenants.c.name)
+        )
+        with self._transaction() as connection:
+            return [TenantSummary(*row) for row in connection.execute(query)]
 
     def load(self, name: str) -> Snapshot:
         """Return one tenant's records.
@@ -154,10 +219,30 @@ class KeyStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.begin() as connection:
+            self._check_revision(connection)
+            yield connection
+
+    def _check_revision(self, connection: Connection) -> None:
+        """Refuse tables of another release, once: a process that runs goes on while a later release upgrades them."""
+        if self._fits:
+            return
+        found = connection.scalar(select(schema.revision.c.version_num))
+        if found is None:
+            raise KeyStoreError("the key store has no schema revision", hint="run `pii-vault db upgrade`")
+        if found != schema.REVISION:
+            older = found in schema.REVISIONS
+            raise KeyStoreError(
+                f"the key store has schema revision {found}, this release of pii_vault needs {schema.REVISION}",
+                hint="run `pii-vault db upgrade`" if older else "the tables are of a newer release: upgrade pii_vault",
+            )
+        self._fits = True
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         failure: str | None = None
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            yield
         except IntegrityError:
             raise
         except DBAPIError as error:
@@ -177,14 +262,6 @@ class KeyStore:
         except SQLAlchemyError:
             pass
         return KeyStoreError(f"the key store failed with {failure}", hint=hint)
-
-    def _create_tables(self, connection: Connection) -> None:
-        if self._engine.dialect.name == "postgresql":
-            # Two processes that create at once: the second waits here and then finds the tables.
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7309453671)")
-            if inspect(connection).has_table(schema.revision.name):
-                return
-        schema.metadata.create_all(connection)
 
 
 def _load(connection: Connection, name: str) -> Snapshot:
