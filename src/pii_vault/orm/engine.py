@@ -18,7 +18,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.util import concurrency
 
-from ..errors import ConfigurationError, ScopeError, TenantMismatchError, UnsupportedOperationError
+from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
 from ..scope import Scope, no_tenant
 from . import checker
 from .attachment import _ATTRIBUTE, Attachment, attached
@@ -36,7 +36,14 @@ class _CheckedCompiler(SQLCompiler):
     """The columns that may be sealed in the position being rendered."""
 
     def __init__(self, *args: Any, **kw: Any) -> None:
-        super().__init__(*args, **kw)
+        refusal = None
+        try:
+            super().__init__(*args, **kw)
+        except PiiVaultError as error:
+            # A traceback shows the locals of every frame, and a bound parameter shows its value.
+            refusal = error.with_traceback(None)
+        if refusal is not None:
+            raise refusal
         results = (entry[3] for entry in self._result_columns)
         binds = (bind.type for bind in getattr(self, "binds", {}).values())
         self.touches_sealed = any(isinstance(kind, EncryptedType) for kind in (*results, *binds))
