@@ -43,6 +43,7 @@ class _CheckedCompiler(SQLCompiler):
             # A traceback shows the locals of every frame, and a bound parameter shows its value.
             refusal = error.with_traceback(None)
         if refusal is not None:
+            del args, kw
             raise refusal
         results = (entry[3] for entry in self._result_columns)
         binds = (bind.type for bind in getattr(self, "binds", {}).values())
