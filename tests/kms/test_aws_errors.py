@@ -302,7 +302,8 @@ def test_an_unknown_exception_of_botocore_follows_the_rule_for_unknown_codes() -
 
 
 def test_a_refusal_of_our_own_role_is_not_the_customers() -> None:
-    """botocore refreshes our own credentials inside any call; a mistake there must not look like a revocation."""
+    """botocore refreshes our own credentials inside any call; a mistake there must not look like a
+    revocation."""
     answer = {"Error": {"Code": "AccessDenied", "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": 403}}
 
     def fail() -> None:

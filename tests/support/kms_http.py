@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from xml.sax.saxutils import escape
 
 _STATUS = {"KeyUnavailableException": 500, "KMSInternalException": 500, "DependencyTimeoutException": 503}
 _STS_STATUS = {"ValidationError": 400, "Throttling": 400, "InternalFailure": 500, "ServiceUnavailable": 503}
@@ -217,7 +219,7 @@ class HttpServer:
 
 
 @lru_cache(maxsize=1)
-def _moto_address() -> tuple[str, int]:
+def moto_address() -> tuple[str, int]:
     """Start moto once in a process: its state is global anyway, and stopping it takes half a second."""
     from moto.server import ThreadedMotoServer
 
@@ -225,12 +227,27 @@ def _moto_address() -> tuple[str, int]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    # moto imports a service at its first request, which takes longer than a client under test may wait.
+    for service, body in (("kms", b"{}"), ("sts", b"Action=GetCallerIdentity&Version=2011-06-15")):
+        _send_to_moto((host, port), service, "111122223333", "eu-west-1", _WARM_UP[service], body)
     return host, port
+
+
+_WARM_UP: dict[str, Mapping[str, str]] = {
+    "kms": {"X-Amz-Target": "TrentService.CreateKey", "Content-Type": "application/x-amz-json-1.1"},
+    "sts": {"Content-Type": "application/x-www-form-urlencoded"},
+}
 
 
 def ask_moto(service: str, account: str, region: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
     """Send a request to moto as if by somebody of this account, in this region."""
-    connection = http.client.HTTPConnection(*_moto_address(), timeout=30)
+    return _send_to_moto(moto_address(), service, account, region, headers, body)
+
+
+def _send_to_moto(
+    address: tuple[str, int], service: str, account: str, region: str, headers: Mapping[str, str], body: bytes
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(*address, timeout=60)
     scope = f"AKIAMOTO/20260101/{region}/{service}/aws4_request"
     signed = {
         "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0",
@@ -263,3 +280,30 @@ def iterate_counter(counters: list[Counter]) -> Iterator[Counter]:
     finally:
         # By identity: two empty counters are equal.
         counters[:] = [one for one in counters if one is not counter]
+
+
+def error_reply(error: AwsError, *, sts: bool) -> Reply:
+    status = error.status or 400
+    if not sts:
+        body = {"__type": error.code, "message": error.message} if error.code else {}
+        return Reply(status, json.dumps(body).encode())
+    xml = (
+        '<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>'
+        f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message></Error>"
+        "<RequestId>00000000-0000-0000-0000-000000000000</RequestId></ErrorResponse>"
+    )
+    return Reply(status, xml.encode(), "text/xml")
+
+
+def caller_identity(arn: str, account: str) -> bytes:
+    return (
+        '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
+        f"<Arn>{escape(arn)}</Arn><UserId>AIDA</UserId><Account>{account}</Account>"
+        "</GetCallerIdentityResult></GetCallerIdentityResponse>"
+    ).encode()
+
+
+def element(xml: str, name: str) -> str:
+    match = re.search(f"<{name}>(.*?)</{name}>", xml)
+    assert match is not None, f"moto answered without {name}"
+    return match[1]

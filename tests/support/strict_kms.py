@@ -31,8 +31,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
-from xml.sax.saxutils import escape
 
 from tests.support.kms_http import (
     AwsError,
@@ -44,7 +44,11 @@ from tests.support.kms_http import (
     HttpServer,
     Reply,
     ask_moto,
+    caller_identity,
+    element,
+    error_reply,
     iterate_counter,
+    moto_address,
 )
 from tests.support.kms_operations import KeyRecord, KmsOperations
 from tests.support.kms_policy import (
@@ -104,6 +108,7 @@ class StrictKms:
         self._lock = threading.RLock()
         self._state = _State()
         self._faults = FaultScript()
+        self._ahead = 0.0
         self._counters: list[Counter] = []
         self._server: HttpServer | None = None
         self._operations = KmsOperations(self._state.keys, self._authorise, self._may_create)
@@ -112,6 +117,7 @@ class StrictKms:
     # Life.
 
     def start(self) -> StrictKms:
+        moto_address()
         self._server = HttpServer(self._respond)
         return self
 
@@ -140,7 +146,12 @@ class StrictKms:
         import boto3.session
 
         found = next(one for one in self._state.credentials.values() if one.principal.arn == identity and not one.role)
-        return boto3.session.Session(found.access_key, found.secret_key, region_name="eu-west-1")
+        return boto3.session.Session(
+            found.access_key,
+            found.secret_key,
+            region_name="eu-west-1",
+            botocore_session=_botocore_session(),
+        )
 
     def provider(self, identity: str = VENDOR, **options: Any) -> AwsKms:
         """An `AwsKms` that talks to this server."""
@@ -317,6 +328,13 @@ class StrictKms:
                 if one.role and role in (None, one.role):
                     one.expires_at = 0.0
 
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass for credentials."""
+        self._ahead += seconds
+
+    def _now(self) -> float:
+        return time.time() + self._ahead
+
     # Faults and the record.
 
     def script(self, *rules: FaultRule) -> None:
@@ -353,7 +371,7 @@ class StrictKms:
             call.outcome = "ok"
         except AwsError as error:
             call.outcome = error.code
-            reply = _error_reply(error, sts=sts)
+            reply = error_reply(error, sts=sts)
         except Drop:
             call.outcome = "dropped"
             raise
@@ -382,14 +400,14 @@ class StrictKms:
         if found is None or found.token != headers.get("X-Amz-Security-Token", ""):
             code = "InvalidClientTokenId" if sts else "UnrecognizedClientException"
             raise AwsError(code, "The security token included in the request is invalid.", 403 if sts else 400)
-        if time.time() >= found.expires_at:
+        if self._now() >= found.expires_at:
             code = "ExpiredToken" if sts else "ExpiredTokenException"
             raise AwsError(code, "The security token included in the request is expired", 403 if sts else 400)
         return found.principal, match[2]
 
     def _sts(self, call: Call, principal: Principal, region: str, headers: Mapping[str, str], body: bytes) -> bytes:
         if call.operation == "GetCallerIdentity":
-            return _caller_identity(principal)
+            return caller_identity(principal.arn, principal.account)
         if call.operation != "AssumeRole":
             raise AwsError("InvalidAction", f"not offered here: {call.operation}", 400)
         role, lifetime = self._assumable(call.parameters, principal)
@@ -417,14 +435,14 @@ class StrictKms:
 
     def _handed_out(self, xml: str, call: Call, lifetime: float) -> bytes:
         """Remember the credentials that moto made, and put the true end into the answer."""
-        expires_at = time.time() + lifetime
+        expires_at = self._now() + lifetime
         session = call.parameters["RoleSessionName"]
         role = call.key.rpartition(":role/")[2].rpartition("/")[2]
         arn = f"arn:aws:sts::{account_of(call.key)}:assumed-role/{role}/{session}"
         found = _Credentials(
-            _element(xml, "AccessKeyId"),
-            _element(xml, "SecretAccessKey"),
-            _element(xml, "SessionToken"),
+            element(xml, "AccessKeyId"),
+            element(xml, "SecretAccessKey"),
+            element(xml, "SessionToken"),
             Principal(arn, call.key),
             expires_at,
             call.key,
@@ -464,28 +482,17 @@ class StrictKms:
             record.policy = {**record.policy, "Statement": [*record.policy["Statement"], statement]}
 
 
-def _error_reply(error: AwsError, *, sts: bool) -> Reply:
-    status = error.status or 400
-    if not sts:
-        body = {"__type": error.code, "message": error.message} if error.code else {}
-        return Reply(status, json.dumps(body).encode())
-    xml = (
-        '<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>'
-        f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message></Error>"
-        "<RequestId>00000000-0000-0000-0000-000000000000</RequestId></ErrorResponse>"
-    )
-    return Reply(status, xml.encode(), "text/xml")
+@lru_cache(maxsize=1)
+def _loader() -> object:
+    """One for the process: reading the service models anew takes a tenth of a second for each session."""
+    import botocore.loaders
+
+    return botocore.loaders.create_loader()
 
 
-def _caller_identity(principal: Principal) -> bytes:
-    return (
-        '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
-        f"<Arn>{escape(principal.arn)}</Arn><UserId>AIDA</UserId><Account>{principal.account}</Account>"
-        "</GetCallerIdentityResult></GetCallerIdentityResponse>"
-    ).encode()
+def _botocore_session() -> Any:
+    import botocore.session
 
-
-def _element(xml: str, name: str) -> str:
-    match = re.search(f"<{name}>(.*?)</{name}>", xml)
-    assert match is not None, f"moto answered without {name}"
-    return match[1]
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _loader())
+    return session

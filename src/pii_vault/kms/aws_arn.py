@@ -13,7 +13,8 @@ from .base import KmsKey
 _PARTITION: Final = r"(?P<partition>aws(?:-[a-z]+)*)"
 _KEY_ID: Final = r"(?P<key_id>mrk-[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _KEY_ARN: Final = re.compile(
-    rf"arn:{_PARTITION}:kms:(?P<region>[a-z]{{2,4}}(?:-[a-z]+)+-\d{{1,2}}):(?P<account>\d{{12}}):key/{_KEY_ID}"
+    rf"arn:{_PARTITION}:kms:(?P<region>[a-z]{{2,4}}(?:-[a-z]+)+-\d{{1,2}}):(?P<account>\d{{12}}):key/{_KEY_ID}",
+    re.ASCII,
 )
 _ROLE_ARN: Final = re.compile(rf"arn:{_PARTITION}:iam::(?P<account>\d{{12}}):role/[\w+=,.@/-]{{1,576}}", re.ASCII)
 _EXTERNAL_ID: Final = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)

@@ -68,7 +68,7 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         # A digest of the file and what it means, replaced together: readers take no lock.
-        self._seen: tuple[bytes, Keys] = (b"", {})
+        self._seen: tuple[bytes | None, Keys] = (None, {})
         if not path.parent.is_dir():
             raise ConfigurationError(
                 f"the folder of the key file does not exist: {path.parent}", hint="create it first"
