@@ -143,8 +143,11 @@ def test_a_server_that_is_closed_leaves_no_process_and_no_folder() -> None:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_a_test_process_that_is_ended_takes_its_server_along(end: signal.Signals) -> None:
     code = (
-        "import time; from tests.support.postgres import EmbeddedPostgres; server = EmbeddedPostgres(); "
-        "server.start(); print(server.pid, server.admin_url.query['host'], flush=True); time.sleep(60)"
+        "import signal, time; from tests.support.postgres import EmbeddedPostgres; "
+        # A process started in the background may have been told to ignore Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "server = EmbeddedPostgres(); server.start(); "
+        "print(server.pid, server.admin_url.query['host'], flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(
