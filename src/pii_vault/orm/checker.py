@@ -101,12 +101,24 @@ def check_update(statement: Any) -> None:
     ordered = getattr(statement, "_ordered_values", None)
     for key, value in (*_assignments(statement._values), *(ordered or ())):
         _check_assigned(statement, key, value)
-    _check_all(statement._where_criteria, "a condition on", {})
+    _check_all(statement._where_criteria, "a condition on", _columns_by_name(statement.table))
 
 
 def check_delete(statement: Any) -> None:
     """Check a DELETE."""
-    _check_all(statement._where_criteria, "a condition on", {})
+    _check_all(statement._where_criteria, "a condition on", _columns_by_name(statement.table))
+
+
+def check_join(join: Any) -> None:
+    """Check what a JOIN is on."""
+    _check(join.onclause, "a join on", _columns_by_name(join))
+
+
+def check_row(source: Any) -> None:
+    """Refuse a whole row as one value where it has sealed columns."""
+    for column in source.columns:
+        if sealed(column):
+            raise refused("the whole row with", column)
 
 
 def check_projected(column: Any) -> Any:
@@ -174,6 +186,10 @@ def _table(column: Any) -> Any:
 
 def _kind(column: Any) -> Any:
     return column.type._static_cache_key if sealed(column) else None
+
+
+def _columns_by_name(source: Any) -> dict[str, Any]:
+    return {column.name: column for column in source.columns}
 
 
 def _check_all(elements: Iterable[Any], what: str, labels: dict[str, Any]) -> None:

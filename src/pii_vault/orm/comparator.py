@@ -1,7 +1,7 @@
-"""Python operators on an encrypted column: ``IS NULL`` passes, comparing with a plain value is refused at once.
+"""Python operators on an encrypted column: ``IS NULL`` passes, everything else is refused at once, with one exception.
 
-A comparison with another SQL expression is built as usual: SQLAlchemy's ORM itself writes ``column in list`` and so
-calls ``==``. What such an expression would mean in SQL is for the statement checker to refuse.
+``==`` with another SQL expression is built as usual: SQLAlchemy's ORM itself writes ``column in list`` and so calls it.
+What such an expression would mean in SQL is for the statement checker to refuse.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from ..errors import UnsupportedOperationError
 
 _NULL_TESTS = frozenset((operators.is_, operators.is_not, operators.eq, operators.ne))
 
+# They have no operand: ORDER BY and DISTINCT are refused when the statement is compiled, which can say so.
+_MODIFIERS = frozenset(
+    (operators.asc_op, operators.desc_op, operators.nulls_first_op, operators.nulls_last_op, operators.distinct_op)
+)
+
 
 class SealedComparator(TypeDecorator.Comparator[Any]):
     """The operators of an encrypted column."""
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        """Build ``column op other``, unless other is a plain value."""
+        """Build ``column == expression`` and ``column IS NULL``, refuse the rest."""
         refusal = self._refusal(op, other)
         if refusal is not None:
             del other
@@ -28,7 +33,7 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        """Build ``other op column``, unless other is a plain value."""
+        """Build ``expression == column``, refuse the rest."""
         refusal = self._refusal(op, (other,))
         if refusal is not None:
             del other
@@ -37,12 +42,15 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
     # The caller raises, once it holds the plain value no more: a traceback shows the locals of every frame.
     def _refusal(self, op: Any, others: tuple[Any, ...]) -> UnsupportedOperationError | None:
+        builds = op in _NULL_TESTS or op in _MODIFIERS
         for other in others:
-            if other is None and op in _NULL_TESTS:
-                continue
-            if not hasattr(other, "__clause_element__") and not hasattr(other, "_propagate_attrs"):
-                return refused(f"{getattr(op, '__name__', op)} on", self.expr)
-        return None
+            if (
+                other is not None
+                and not hasattr(other, "__clause_element__")
+                and not hasattr(other, "_propagate_attrs")
+            ):
+                builds = False
+        return None if builds else refused(f"{getattr(op, '__name__', op)} on", self.expr)
 
 
 def refused(what: str, element: Any) -> UnsupportedOperationError:
@@ -61,4 +69,5 @@ def _name(element: Any) -> str:
             if isinstance(column, ColumnClause) and isinstance(column.comparator, SealedComparator):
                 table = getattr(column.table, "name", None)
                 return f"{table}.{column.name}" if table else str(column.name)
-    return getattr(element, "name", None) or type(element).__name__
+    context: str | None = getattr(getattr(element, "type", None), "context", None)
+    return context or type(element).__name__

@@ -19,7 +19,7 @@ from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.util import concurrency
 
 from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
-from ..scope import Scope, no_tenant
+from ..scope import OWN_STATEMENTS, Scope, no_tenant
 from . import checker
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .comparator import refused
@@ -65,7 +65,9 @@ class _CheckedCompiler(SQLCompiler):
 
     def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> Any:
         checker.check_update(update_stmt)
-        return super().visit_update(update_stmt, *args, **kw)
+        # The targets of its assignments are rendered as columns; all else in it has just been checked.
+        with self._grant(*update_stmt.table.columns):
+            return super().visit_update(update_stmt, *args, **kw)
 
     def visit_delete(self, delete_stmt: Any, *args: Any, **kw: Any) -> Any:
         checker.check_delete(delete_stmt)
@@ -75,6 +77,18 @@ class _CheckedCompiler(SQLCompiler):
         # Every column of a SELECT and of RETURNING.
         with self._grant(checker.check_projected(column)):
             return super()._label_select_column(select, column, *args, **kw)  # type: ignore[no-untyped-call]
+
+    def visit_join(self, join: Any, *args: Any, **kw: Any) -> Any:
+        checker.check_join(join)
+        return super().visit_join(join, *args, **kw)  # type: ignore[no-untyped-call]
+
+    def visit_values(self, element: Any, *args: Any, **kw: Any) -> Any:
+        with self._grant(*element.columns):  # their names
+            return super().visit_values(element, *args, **kw)  # type: ignore[no-untyped-call]
+
+    def visit_table_valued_column(self, element: Any, **kw: Any) -> Any:
+        checker.check_row(element.scalar_alias)
+        return super().visit_table_valued_column(element, **kw)  # type: ignore[no-untyped-call]
 
     def visit_textual_select(self, taf: Any, *args: Any, **kw: Any) -> Any:
         # Its columns tell how to read what the text selects; they are not rendered.
@@ -95,8 +109,7 @@ class _CheckedCompiler(SQLCompiler):
 
     def visit_column(self, column: Any, *args: Any, **kw: Any) -> str:
         if checker.sealed(column):
-            # The target of an assignment is rendered with include_table, and nothing that a value is read from.
-            granted = "include_table" in kw or any(column is each for each in self._granted)
+            granted = any(column is each for each in self._granted)
             if not granted and not checker.is_proposed_row(column):
                 raise refused("an expression of", column)
         return super().visit_column(column, *args, **kw)
@@ -157,11 +170,12 @@ class _Hooks:
         self._tenant_keys: WeakKeyDictionary[Table, str | None] = WeakKeyDictionary()
 
     def before_execute(
-        self, _connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
+        self, connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
     ) -> None:
         """Refuse rows that name another tenant, and warm the scope's keys."""
         scope = self._attachment.scope()
-        if scope is None:
+        # The key store may work on the same engine; what fetches keys must not wait for keys.
+        if scope is None or OWN_STATEMENTS in connection.get_execution_options():
             return
         refusal = None
         if isinstance(statement, Insert | Update):

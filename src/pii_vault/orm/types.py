@@ -50,6 +50,12 @@ class EncryptedType(TypeDecorator[T]):
         self.context = context
         self._context_is_given = context is not None
 
+    @property
+    def _static_cache_key(self) -> Any:
+        # SQLAlchemy takes the arguments of the constructor, but not keyword-only ones.
+        key: Any = super()._static_cache_key
+        return (*key, ("context", self.context)) if isinstance(key, tuple) else key
+
     def encoding(self) -> Encoding[Any]:
         """Return how this type's values become bytes."""
         raise ConfigurationError(f"{type(self).__name__} has no encoding; use one of its subclasses")
