@@ -1,0 +1,38 @@
+"""Print: tables on a terminal, tab-separated lines into a pipe, JSON on demand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def show_json(document: Any) -> None:
+    """Print a document as JSON."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table on a terminal; into a pipe one line a row, tabs between, no head."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def show_facts(facts: Mapping[str, str]) -> None:
+    """Print one fact a line, names and values aligned."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")

@@ -1,0 +1,70 @@
+"""Run a command and turn whatever it raises into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from ..errors import PiiVaultError
+from .commands import app
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def run() -> NoReturn:
+    """Run what the command line asks for, and exit."""
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    try:
+        code = app(standalone_mode=False, prog_name="pii-vault")
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader left (`| head`). What Python would still flush at exit has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except PiiVaultError as error:
+        _say(str(error))
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - a person reads this, and a traceback may show a secret
+        if _is_usage(error):
+            return _usage(error)
+        return _unexpected(error)
+
+
+def _is_usage(error: Any) -> bool:
+    # Typer brings its own copy of click from some release on: the class has two homes, the methods are the same.
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "pii-vault"
+    message = error.format_message().rstrip(".")
+    if "\n" in message:
+        print(message, file=sys.stderr)  # no command at all: this is the whole help
+    else:
+        _say(f"{message} (see `{command} --help`)")
+    return USAGE
+
+
+def _unexpected(error: Exception) -> int:
+    if os.environ.get("PII_VAULT_TRACEBACK"):
+        raise error
+    # Its text may quote anything, so only its kind is shown.
+    _say(f"unexpected {type(error).__name__} (set PII_VAULT_TRACEBACK=1 to see where)")
+    return FAILED
+
+
+def _say(message: str) -> None:
+    print(f"pii-vault: {' '.join(message.split())}", file=sys.stderr)
