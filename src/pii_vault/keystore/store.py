@@ -55,6 +55,10 @@ _KEK_COLUMNS: Final = (
 )
 
 
+OWN_STATEMENTS: Final = "pii_vault_own_statements"
+"""The execution option that marks the key store's statements: on an engine that is attached too, they need no keys."""
+
+
 @dataclass(frozen=True, slots=True)
 class TenantSummary:
     """One line about a tenant.
@@ -98,7 +102,7 @@ class KeyStore:
                 f"the key store needs PostgreSQL or SQLite, not {engine.dialect.name}",
                 hint="give the vault a database of its own; the application's may be of any kind",
             )
-        self._engine = engine
+        self._engine = engine.execution_options(**{OWN_STATEMENTS: True})
         self._app_uid: bytes | None = None
         self._fits = False
 
