@@ -15,6 +15,7 @@ from typing import Final
 from .envelope import parse
 from .errors import KeyNotFoundError, NoTenantError, ScopeError
 from .keyring import Keyring
+from .keystore import OWN_STATEMENTS as OWN_STATEMENTS  # noqa: PLC0414
 from .sealing import Keyset
 
 current: Final[ContextVar[Scope | None]] = ContextVar("pii_vault_scope", default=None)
