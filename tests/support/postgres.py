@@ -277,6 +277,7 @@ class EmbeddedPostgres(PostgresServer):
     def _launch(self) -> None:
         # -F: no fsync. What a server wrote survives its own SIGKILL, and tests cut no machine's power.
         options = ["-F", "-c", "shared_buffers=32MB", "-c", "dynamic_shared_memory_type=mmap"]
+        options += ["-c", "max_prepared_transactions=4"]  # two-phase commit is off by default
         listen = ["-k", str(self._folder), "-h", ""]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

@@ -12,8 +12,9 @@ import enum
 import uuid
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint, event
+from sqlalchemy import CheckConstraint, Column, Dialect, Index, LargeBinary, Table, TypeDecorator, event
 from sqlalchemy.dialects.mysql import LONGBLOB
+from sqlalchemy.schema import ColumnCollectionConstraint
 from sqlalchemy.types import TypeEngine
 
 from .. import encoding
@@ -80,6 +81,10 @@ class EncryptedType(TypeDecorator[T]):
         """Bind what is compared with the column as the column's own type, never as plaintext."""
         return self
 
+    def with_variant(self, *_args: Any, **_kw: Any) -> Any:
+        """Refuse it: the column would be encrypted on one database and not on another."""
+        raise ConfigurationError(f"{type(self).__name__} has no variants: it is the same on every database")
+
     def __repr__(self) -> str:
         config = {name: value for name, value in self._configuration().items() if value is not None}
         if self._context_is_given:
@@ -108,8 +113,14 @@ def _bind_to_table(column: Column[Any], table: Any) -> None:
 
     One type object may serve many columns (type_annotation_map, Annotated), so the shared one stays as it is.
     """
-    if not isinstance(table, Table) or not isinstance(column.type, EncryptedType):
+    if not isinstance(table, Table):
         return
+    if not isinstance(column.type, EncryptedType):
+        raise ConfigurationError(
+            f"{table.name}.{column.name} has an encrypted type inside a {type(column.type).__name__}, "
+            "where statements on it would go unchecked",
+            hint="use the encrypted type itself, or a subclass of it",
+        )
     own: EncryptedType[Any] = column.type.copy()
     if not own._context_is_given:
         own.context = context_id(table.name, column.name)
@@ -122,25 +133,31 @@ def _refuse_impossible(column: Column[Any], table: Table) -> None:
     name = f"{table.name}.{column.name}"
     if column.primary_key or column.foreign_keys:
         raise ConfigurationError(f"{name} is encrypted and cannot be a primary or foreign key")
-    if column.unique or column.index:
+    by_database = (column.server_default, column.server_onupdate, column.computed)
+    if any(each is not None for each in by_database) or any(map(_is_sql, (column.default, column.onupdate))):
         raise ConfigurationError(
-            f"{name} is encrypted: equal values are stored as different bytes, "
-            "so an index or a unique constraint on it finds nothing"
+            f"{name} is encrypted: the database cannot make its values", hint="use a value or function of Python's"
         )
-    if column.server_default is not None or column.computed is not None:
-        raise ConfigurationError(f"{name} is encrypted: the database cannot make its default", hint="use default=")
-    event.listen(table, "before_create", _refuse_indexes)
 
 
-def _refuse_indexes(table: Table, *_args: Any, **_kw: Any) -> None:
-    for part in (*table.indexes, *table.constraints):
-        if isinstance(part, Index | UniqueConstraint):
-            for column in part.columns:
-                if isinstance(column.type, EncryptedType):
-                    raise ConfigurationError(
-                        f"{part.name or type(part).__name__} of {table.name} covers the encrypted column "
-                        f"{column.name!r}: equal values are stored as different bytes, so it would find nothing"
-                    )
+def _is_sql(default: Any) -> bool:
+    return default is not None and (default.is_clause_element or default.is_sequence)
+
+
+def _refuse_key(part: Any, table: Any) -> None:
+    """Refuse an index or a constraint, other than CHECK, over an encrypted column."""
+    if isinstance(part, CheckConstraint):
+        return
+    for column in part.columns:
+        if isinstance(column.type, EncryptedType):
+            raise ConfigurationError(
+                f"{table.name}.{column.name} is encrypted and cannot be part of {type(part).__name__}: "
+                "equal values are stored as different bytes, so it would find nothing"
+            )
+
+
+event.listen(Index, "after_parent_attach", _refuse_key)
+event.listen(ColumnCollectionConstraint, "after_parent_attach", _refuse_key)
 
 
 def _register_context(context: str, column: Column[Any], table: Table) -> None:
