@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from rich.box import ROUNDED, SIMPLE_HEAD
@@ -129,6 +129,8 @@ class Screen:
 
     def waiting(self, what: str) -> AbstractContextManager[object]:
         """Say on a terminal that something takes a moment."""
+        if not self._console.is_terminal or self._console.record:
+            return nullcontext()
         return self._console.status(Text(what, style="dim"))
 
     def closing(self) -> None:
