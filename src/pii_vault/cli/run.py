@@ -32,7 +32,7 @@ def _exit_code() -> int:
     except BrokenPipeError:
         # The reader left (`| head`). What Python would still flush at exit has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return FAILED
     except PiiVaultError as error:
         _say(str(error))
         return FAILED

@@ -1,0 +1,388 @@
+"""The command as a person or a script meets it: another process, its output, its exit code."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from tests.support.command import Outcome, environment, pii_vault_command
+
+from pii_vault import LocalKms, __version__
+from pii_vault.envelope import SUITE_ROW, Header
+from pii_vault.keystore import schema
+
+SECRET = "hunter2-SECRET"
+COMMANDS = ["demo", "db upgrade", "db current", "db check", "tenant add", "tenant list", "rotate", "inspect", "version"]
+
+SEALED = Header(0xFA, 0x6C5108A2, 258, 1).pack() + bytes(12) + b"abcd" + bytes(16)
+WITH_TOKEN = Header(SUITE_ROW, 1, 65535, 200, 3, 2).pack() + bytes(32) + bytes(12) + bytes(16)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'keys.sqlite3'}"
+
+
+@pytest.fixture
+def kms(tmp_path: Path) -> LocalKms:
+    return LocalKms(tmp_path / "kms.json")
+
+
+@pytest.fixture
+def command(database: str, tmp_path: Path) -> Callable[..., Outcome]:
+    """The command with this test's database and KMS in its environment."""
+
+    def run(*arguments: str, **more: str) -> Outcome:
+        settings = {"PII_VAULT_DATABASE_URL": database, "PII_VAULT_KMS": f"local:{tmp_path / 'kms.json'}"}
+        return pii_vault_command(*arguments, **settings | more)
+
+    return run
+
+
+def test_a_tenants_first_day_in_commands(command: Callable[..., Outcome], kms: LocalKms) -> None:
+    key = kms.create_key()
+    assert command("db", "upgrade") == Outcome(0, f"the key store is at revision {schema.REVISION}\n", "")
+    assert command("db", "upgrade").code == 0
+    added = command("tenant", "add", "acme", "--key", key)
+    assert (added.code, added.err) == (0, "")
+    assert added.out.startswith("tenant acme is registered, keyset ")
+    assert command("tenant", "add", "acme", "--key", key) == added
+    rotated = Outcome(0, "tenant acme seals with data key version 2; earlier versions still open\n", "")
+    assert command("rotate", "acme") == rotated
+    fields = command("tenant", "list").out.rstrip("\n").split("\t")
+    assert [*fields[:2], *fields[3:5]] == ["acme", "in use", "2", key]
+
+
+def test_options_override_the_environment(database: str, kms: LocalKms, tmp_path: Path) -> None:
+    elsewhere = {"PII_VAULT_DATABASE_URL": "sqlite:////nowhere/x", "PII_VAULT_KMS": "aws"}
+    options = ("--database-url", database)
+    assert pii_vault_command("db", "upgrade", *options, **elsewhere).code == 0
+    local = ("--kms", f"local:{tmp_path / 'kms.json'}")
+    assert pii_vault_command("tenant", "add", "a", "--key", kms.create_key(), *options, *local, **elsewhere).code == 0
+
+
+def test_lists_current_and_check_speak_json(command: Callable[..., Outcome], kms: LocalKms) -> None:
+    assert json.loads(command("db", "current", "--json").out) == {"revision": None}
+    assert json.loads(command("db", "check", "--json").out) == {
+        "revision": None,
+        "expected": schema.REVISION,
+        "problems": ["the database has no key store"],
+    }
+    command("db", "upgrade")
+    assert json.loads(command("tenant", "list", "--json").out) == []
+    key = kms.create_key()
+    command("tenant", "add", "acmé", "--key", key)
+    (tenant,) = json.loads(command("tenant", "list", "--json").out)
+    assert (tenant["name"], tenant["version"], tenant["kms_key_arn"], tenant["suspended"]) == ("acmé", 1, key, False)
+    assert int(tenant["keyset_id"], 16) >= 0
+    assert json.loads(command("db", "current", "--json").out) == {"revision": schema.REVISION}
+
+
+def test_check_fails_while_something_is_wrong(command: Callable[..., Outcome], database: str) -> None:
+    before = command("db", "check")
+    assert (before.code, before.out) == (1, "the database has no key store\n")
+    command("db", "upgrade")
+    assert command("db", "check") == Outcome(0, f"the key store is in order, at revision {schema.REVISION}\n", "")
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER pii_vault_keys_delete"))
+    engine.dispose()
+    after = command("db", "check")
+    assert after.code == 1
+    assert "pii_vault_keys_delete" in after.out
+
+
+def test_inspect_shows_the_header_of_a_value_without_any_key() -> None:
+    done = pii_vault_command("inspect", SEALED.hex())
+    assert (done.code, done.err) == (0, "")
+    facts = dict(line.split("  ", 1) for line in done.out.splitlines())
+    assert {name: value.strip() for name, value in facts.items()} == {
+        "format": "1",
+        "suite": "0xfa",
+        "algorithm": "AES-256-GCM",
+        "bound to": "tenant, column",
+        "keyset id": "6c5108a2",
+        "key version": "258",
+        "codec": "text",
+        "index generation": "0",
+        "tokens": "0",
+        "token bytes": "0",
+        "plaintext bytes": "4",
+        "stored bytes": "42",
+    }
+
+
+def test_inspect_counts_tokens_and_admits_an_unknown_codec() -> None:
+    facts = json.loads(pii_vault_command("inspect", WITH_TOKEN.hex(), "--json").out)
+    assert facts["bound_to"] == "tenant, column, row"
+    assert (facts["tokens"], facts["token_bytes"], facts["plaintext_bytes"]) == (2, 32, 0)
+    assert facts["codec"] == "unknown (200)"
+
+
+@pytest.mark.parametrize("form", ["\\x{}", "0x{}", "x'{}'", "X'{}'", " {} \n"])
+def test_inspect_reads_hex_as_databases_print_it(form: str) -> None:
+    done = pii_vault_command("inspect", "--json", "--", form.format(SEALED.hex()))
+    assert json.loads(done.out)["stored_bytes"] == len(SEALED)
+
+
+@pytest.mark.parametrize("urlsafe", [False, True])
+def test_inspect_reads_base64_also_from_standard_input(urlsafe: bool) -> None:
+    import base64
+
+    encode = base64.urlsafe_b64encode if urlsafe else base64.b64encode
+    done = pii_vault_command("inspect", "-", "--json", stdin=encode(SEALED).decode())
+    assert json.loads(done.out)["keyset_id"] == "6c5108a2"
+
+
+@pytest.mark.parametrize("value", [SECRET, "c2VjcmV0", SEALED.hex()[:-20], "", "fa" * 500, "zz"])
+def test_inspect_refuses_what_is_no_sealed_value_and_does_not_repeat_it(value: str) -> None:
+    done = pii_vault_command("inspect", value)
+    assert done.code == 1
+    assert_one_line(done)
+    assert not value or value not in done.err
+
+
+def test_the_version_is_the_packages() -> None:
+    assert pii_vault_command("version") == Outcome(0, f"pii-vault {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["rotate", "nobody"], "no tenant 'nobody' is registered"),
+        (["tenant", "add", "acme", "--key", "arn:aws:kms:eu-west-1:111122223333:key/x"], "not a key of the local KMS"),
+        (["tenant", "add", "", "--key", "{key}"], "1 to 255 characters"),
+        (["tenant", "add", "acme", "--key", "{other}"], "registered already, with another KMS key"),
+    ],
+)
+def test_a_failure_is_one_line_that_says_what_to_do(
+    command: Callable[..., Outcome], kms: LocalKms, arguments: list[str], reason: str
+) -> None:
+    command("db", "upgrade")
+    key, other = kms.create_key(), kms.create_key()
+    command("tenant", "add", "acme", "--key", key)
+    done = command(*(each.format(key=key, other=other) for each in arguments))
+    assert done.code == 1
+    assert reason in done.err
+    assert_one_line(done)
+
+
+def test_a_refusal_of_the_kms_is_one_line(command: Callable[..., Outcome], kms: LocalKms) -> None:
+    command("db", "upgrade")
+    key = kms.create_key()
+    command("tenant", "add", "acme", "--key", key)
+    kms.disable_key(key)
+    done = command("rotate", "acme")
+    assert done.code == 1
+    assert "DisabledException" in done.err
+    assert_one_line(done)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["db"],
+        ["db", "nonsense"],
+        ["rotate"],
+        ["rotate", "acme", "--nonsense"],
+        ["rotate", "acme", "--kms", "gcp"],
+        ["rotate", "acme", "--kms", "local"],
+        ["rotate", "acme", "--endpoint-url", "http://127.0.0.1:1"],
+        ["tenant", "add", "acme"],
+        ["inspect"],
+    ],
+)
+def test_wrong_usage_exits_with_2_and_names_the_help(command: Callable[..., Outcome], arguments: list[str]) -> None:
+    done = command(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert "--help" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_missing_database_url_names_its_environment_variable() -> None:
+    done = pii_vault_command("tenant", "list")
+    assert done.code == 2
+    assert "PII_VAULT_DATABASE_URL" in done.err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/name",
+        f"postgresql+asyncpg://user:{SECRET}@127.0.0.1:1/name",
+        f"nosuch://user:{SECRET}@127.0.0.1:1/name",
+        f"{SECRET}",
+        f"postgresql+psycopg://user:{SECRET}@127.0.0.1:notaport/name",
+        f"mysql://user:{SECRET}@127.0.0.1:1/name",
+        f"sqlite:////nowhere/{SECRET}/file",
+    ],
+)
+def test_no_error_shows_the_database_url(command: Callable[..., Outcome], url: str) -> None:
+    refuse_to_show(command("tenant", "list", PII_VAULT_DATABASE_URL=url))
+
+
+@pytest.mark.parametrize("arguments", [["db", "upgrade"], ["db", "current"], ["db", "check"], ["rotate", "acme"]])
+def test_no_command_shows_the_database_url(command: Callable[..., Outcome], arguments: list[str]) -> None:
+    url = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/name"
+    refuse_to_show(command(*arguments, PII_VAULT_DATABASE_URL=url))
+
+
+def refuse_to_show(done: Outcome) -> None:
+    assert done.code == 1
+    assert SECRET not in done.err + done.out
+    assert_one_line(done)
+
+
+def test_an_unexpected_error_shows_its_kind_and_not_its_text(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pii_vault.keystore.upgrade as module\n"
+        f"def current(engine): raise RuntimeError({SECRET!r})\n"
+        "module.current = current\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
+    settings = {"PII_VAULT_DATABASE_URL": "sqlite://", "PYTHONPATH": path}
+    done = pii_vault_command("db", "current", **settings)
+    assert done.code == 1
+    assert done.err == "pii-vault: unexpected RuntimeError (set PII_VAULT_TRACEBACK=1 to see where)\n"
+    asked = pii_vault_command("db", "current", PII_VAULT_TRACEBACK="1", **settings)
+    assert "Traceback" in asked.err
+
+
+def test_every_command_has_a_help_of_its_own() -> None:
+    for command in COMMANDS:
+        done = pii_vault_command(*command.split(), "--help")
+        assert (done.code, done.err) == (0, ""), command
+        assert f"Usage: pii-vault {command}" in done.out
+
+
+def test_help_does_not_show_what_the_environment_holds() -> None:
+    done = pii_vault_command("rotate", "--help", PII_VAULT_DATABASE_URL=f"sqlite:///{SECRET}", PII_VAULT_KMS=SECRET)
+    assert SECRET not in done.out
+    assert "PII_VAULT_DATABASE_URL" in done.out
+
+
+def test_without_a_command_it_prints_the_list_of_commands() -> None:
+    done = pii_vault_command()
+    assert done.code == 2
+    assert all(command.split()[0] in done.err for command in COMMANDS)
+
+
+def test_the_documented_commands_are_all_there_are() -> None:
+    import typer
+
+    from pii_vault.cli.commands import app
+
+    def names(group: typer.Typer, prefix: str = "") -> set[str]:
+        found = {
+            f"{prefix}{each.name or each.callback.__name__}" for each in group.registered_commands if each.callback
+        }
+        for sub in group.registered_groups:
+            assert sub.typer_instance is not None
+            found |= names(sub.typer_instance, f"{prefix}{sub.name} ")
+        return found
+
+    assert names(app) == set(COMMANDS)
+
+
+def test_a_terminal_gets_a_table_with_a_head(command: Callable[..., Outcome], database: str, kms: LocalKms) -> None:
+    command("db", "upgrade")
+    command("tenant", "add", "acme", "--key", kms.create_key())
+    shown = on_terminal("tenant", "list", PII_VAULT_DATABASE_URL=database)
+    assert "registered" in shown
+    assert "key version" in shown
+    assert "\x1b[1m" in shown
+    assert "\t" not in shown
+    assert "\x1b" not in on_terminal("tenant", "list", PII_VAULT_DATABASE_URL=database, NO_COLOR="1", TERM="dumb")
+
+
+def test_a_table_takes_a_tenants_name_literally(command: Callable[..., Outcome], database: str, kms: LocalKms) -> None:
+    command("db", "upgrade")
+    command("tenant", "add", "[red]x[/]", "--key", kms.create_key())
+    assert "[red]x[/]" in on_terminal("tenant", "list", PII_VAULT_DATABASE_URL=database)
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["tenant", "list", "--json"]])
+def test_a_reader_that_leaves_early_gets_no_complaint(
+    command: Callable[..., Outcome], database: str, arguments: list[str]
+) -> None:
+    command("db", "upgrade")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "pii_vault", *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=environment(PII_VAULT_DATABASE_URL=database),
+        check=False,
+        timeout=60,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_ctrl_c_ends_with_130_and_nothing_said(tmp_path: Path) -> None:
+    """A command that waits for a database's lock is interrupted."""
+    path = tmp_path / "busy.sqlite3"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN EXCLUSIVE")
+        process = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "pii_vault", "db", "upgrade"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(PII_VAULT_DATABASE_URL=f"sqlite:///{path}?timeout=60"),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"pii_vault.keystore.upgrade" in line:
+                break
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        connection.rollback()
+        out, err = process.communicate(timeout=60)
+    engine.dispose()
+    said = [line for line in err.splitlines() if not line.startswith(b"import time:")]
+    assert (process.returncode, out, said) == (130, b"", [])
+
+
+def on_terminal(*arguments: str, **more: str) -> str:
+    """Run the command on a pseudo-terminal and return what it shows."""
+    reader, writer = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pii_vault", *arguments],
+        stdin=writer,
+        stdout=writer,
+        stderr=writer,
+        env=environment(TERM="xterm-256color", COLUMNS="140") | more,
+    )
+    os.close(writer)
+    shown = b""
+    while select.select([reader], [], [], 60)[0]:
+        try:
+            part = os.read(reader, 65536)
+        except OSError:  # Linux's way to say that the other side closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(reader)
+    assert process.wait(timeout=60) == 0, shown
+    return shown.decode()
+
+
+def assert_one_line(done: Outcome) -> None:
+    assert done.out == ""
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith("pii-vault: ")
+    assert "Traceback" not in done.err
