@@ -549,6 +549,7 @@ def _decode_enum(encoded: bytes, kind: Kind) -> Member:
 _JSON_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _JSON_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?(e[+-]?[0-9]+)?")
 _JSON_DEPTH = 100
+_JSON_DIGITS = 4300
 
 
 def _json_float(number: float) -> str:
@@ -582,10 +583,8 @@ def _json_text(value: Any, depth: int) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        try:
-            return str(int(value))
-        except ValueError:
-            raise Failure(REFUSED) from None
+        _require(abs(value) < 10**_JSON_DIGITS, REFUSED)
+        return _long_text(value)
     if isinstance(value, float):
         return _json_float(value)
     if isinstance(value, str):
@@ -680,21 +679,33 @@ class _JsonReader:
             raise Failure(MALFORMED)
         self.at = match.end()
         if match[2] is None and match[3] is None:
-            _require(match[0] != "-0", MALFORMED)
-            return _long_int(match[0])
+            _require(match[0] != "-0" and len(match[0].lstrip("-")) <= _JSON_DIGITS, MALFORMED)
+            return long_int(match[0])
         number = float(match[0])
         _require(math.isfinite(number) and _json_float(number) == match[0], MALFORMED)
         return number
 
 
-def _long_int(text: str) -> int:
-    """An integer of any size, in pieces: the interpreter converts 4300 digits at a time."""
+_PIECE = 600  # digits; an interpreter can be told to convert no more than 640 at a time
+
+
+def long_int(text: str) -> int:
+    """An integer of any size, read in pieces."""
     digits = text.lstrip("-")
     number = 0
-    for start in range(0, len(digits), 4000):
-        piece = digits[start : start + 4000]
+    for start in range(0, len(digits), _PIECE):
+        piece = digits[start : start + _PIECE]
         number = number * 10 ** len(piece) + int(piece)
     return -number if text.startswith("-") else number
+
+
+def _long_text(number: int) -> str:
+    pieces: list[str] = []
+    rest = abs(number)
+    while rest >= 10**_PIECE:
+        rest, piece = divmod(rest, 10**_PIECE)
+        pieces.append(f"{piece:0{_PIECE}d}")
+    return "-" * (number < 0) + str(rest) + "".join(reversed(pieces))
 
 
 def _encode_json(value: Any, _: Kind) -> bytes:

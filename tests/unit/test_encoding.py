@@ -90,12 +90,17 @@ def build(description: dict[str, Any], members: Any = None) -> Any:
             return {build(key): build(item) for key, item in text}
         case "float64":
             return struct.unpack(">d", bytes.fromhex(text))[0]
-        case "none" | "str" | "bool" | "json":
+        case "nested":
+            levels, value = text
+            return build(value) if levels == 0 else [build({"nested": [levels - 1, value]})]
+        case "none" | "str" | "bool":
             return text
         case "member":
             return members[text]
     builders = {
-        "int": int,
+        "int": lambda digits: int(Decimal(digits)),  # int() converts no more digits than the interpreter allows
+        "utf16": lambda units: bytes.fromhex(units).decode("utf-16-be", "surrogatepass"),
+        "json": json.loads,
         "bytes": bytes.fromhex,
         "decimal": Decimal,
         "date": date.fromisoformat,
@@ -154,6 +159,37 @@ def test_every_codec_has_answers_of_every_kind() -> None:
     kinds = ("success", "refused on encode", "malformed on decode")
     missing = {(name, kind) for name in encoding.REGISTRY.values() for kind in kinds} - seen
     assert missing == {("bytes", "malformed on decode")}  # all bytes are bytes
+
+
+def parts_of(description: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(description, dict):
+        yield description
+        description = list(description.values())
+    if isinstance(description, list):
+        for part in description:
+            yield from parts_of(part)
+
+
+TAKEN = {
+    "text": {"str", "utf16"},
+    "bytes": {"bytes"},
+    "int64": {"int"},
+    "bigint": {"int"},
+    "float64": {"float64", "int"},
+    "decimal": {"decimal", "int"},
+    "json": {"none", "float64", "int", "str", "utf16", "list", "dict", "nested"},
+}
+
+
+def test_only_refusals_that_other_languages_can_repeat_are_left_unmarked() -> None:
+    """Every value of them is of a kind that the codec takes, and a JSON key is text."""
+    refusals = [vector for vector in VECTORS if vector["expect"] == "refused on encode"]
+    assert all(vector in refusals for vector in VECTORS if "python_only" in vector)
+    for vector in refusals:
+        parts = list(parts_of(vector["value"]))
+        keys = {kind for part in parts for key, _ in part.get("dict", []) for kind in key}
+        repeatable = {kind for part in parts for kind in part} <= TAKEN.get(vector["codec"], set())
+        assert vector.get("python_only", False) is not (repeatable and keys <= {"str", "utf16"})
 
 
 # --- the registry and the interface --------------------------------------------------------------------------
@@ -503,13 +539,66 @@ def test_a_cycle_is_refused() -> None:
         encoding.JSON.encode(loop)
 
 
-def test_integers_beyond_the_limit_of_python_are_refused_in_json() -> None:
-    limit = sys.get_int_max_str_digits()
-    assert encoding.JSON.decode(encoding.JSON.encode([10 ** (limit - 1)])) == [10 ** (limit - 1)]
-    with pytest.raises(EncodingError, match="int of more digits"):
-        encoding.JSON.encode([10**limit])
-    with pytest.raises(FormatError):
-        encoding.JSON.decode(b"1" * (limit + 1))
+@pytest.fixture(params=[4300, 640, 4301, 100_000, 0])
+def interpreter_limit(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many digits Python itself converts: as it is by default, lowered, raised, and without any limit."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(request.param)
+    yield request.param
+    sys.set_int_max_str_digits(before)
+
+
+@pytest.mark.usefixtures("interpreter_limit")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_integer_in_json_has_4300_digits_at_most_whatever_the_interpreter_converts(sign: int) -> None:
+    minus = b"-" if sign < 0 else b""
+    for value, digits in (
+        (10**639, b"1" + b"0" * 639),
+        (10**640, b"1" + b"0" * 640),
+        (10**4299 + 7, b"1" + b"0" * 4298 + b"7"),
+        (10**4300 - 1, b"9" * 4300),
+    ):
+        data = b'{"a":[' + minus + digits + b"]}"
+        assert encoding.JSON.encode({"a": [sign * value]}) == data
+        assert encoding.JSON.decode(data) == {"a": [sign * value]}
+    for value, digits in ((10**4300, b"1" + b"0" * 4300), (10**100_001, b"1" * 100_001)):
+        with pytest.raises(EncodingError, match="at most 4300 digits, got a longer int") as refusal:
+            encoding.JSON.encode({"a": [sign * value]})
+        assert_holds_nothing(refusal.value)
+        with pytest.raises(FormatError) as malformed:
+            encoding.JSON.decode(b'{"a":[' + minus + digits + b"]}")
+        assert_holds_nothing(malformed.value)
+
+
+@pytest.mark.usefixtures("interpreter_limit")
+def test_numbers_in_json_are_read_alike_whatever_the_interpreter_converts() -> None:
+    for data in (b"0", b"-1", b"9223372036854775807", b"-9223372036854775808", b"[1,1.0,-0.0,1e+16]"):
+        assert encoding.JSON.encode(encoding.JSON.decode(data)) == data
+    for data in (b"-0", b"01", b"1" * 4301, b"1_0", "\u0661".encode(), b"\xef\xbb\xbf1"):
+        with pytest.raises(FormatError):
+            encoding.JSON.decode(data)
+
+
+def test_many_digits_are_refused_at_once_without_a_limit_of_the_interpreter() -> None:
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        start = clock.process_time()
+        with pytest.raises(FormatError):
+            encoding.JSON.decode(b"[" + b"7" * 400_000 + b"]")
+        with pytest.raises(EncodingError):
+            encoding.JSON.encode([1 << 1_400_000])
+        assert clock.process_time() - start < 2
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+def test_the_precision_of_the_thread_plays_no_part_in_json() -> None:
+    with decimal.localcontext() as context:
+        context.prec, context.capitals, context.Emax, context.Emin = 1, 0, 1, -1
+        context.traps = dict.fromkeys(context.traps, True)
+        assert encoding.JSON.encode(10**700 + 1) == b"1" + b"0" * 699 + b"1"
+        assert encoding.JSON.decode(b"1" + b"0" * 699 + b"1") == 10**700 + 1
 
 
 def at_the_end_of_the_stack(call: Any) -> Any:

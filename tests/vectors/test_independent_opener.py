@@ -264,7 +264,8 @@ def build(described: dict[str, Any]) -> Any:
     simple = {
         "str": str,
         "bytes": bytes.fromhex,
-        "int": int,
+        "utf16": lambda units: bytes.fromhex(units).decode("utf-16-be", "surrogatepass"),
+        "int": opener.long_int,
         "bool": bool,
         "float64": lambda text: struct.unpack(">d", bytes.fromhex(text))[0],
         "decimal": Decimal,
@@ -273,7 +274,8 @@ def build(described: dict[str, Any]) -> Any:
         "datetime": datetime.fromisoformat,
         "uuid": UUID,
         "member": Member,
-        "json": lambda found: found,
+        "json": json.loads,
+        "nested": lambda found: [build({"nested": [found[0] - 1, found[1]]})] if found[0] else build(found[1]),
         "none": lambda _: None,
         "list": lambda items: [build(item) for item in items],
         "tuple": lambda items: tuple(build(item) for item in items),
@@ -338,6 +340,22 @@ def test_codecs_has_vectors_of_every_codec_and_outcome():
     assert {codec for codec, expect in seen if expect == "refused on encode"} == set(range(1, 16))
     # Nothing is malformed for codec 2.
     assert {codec for codec, expect in seen if expect == "malformed on decode"} == set(range(1, 16)) - {2}
+
+
+def strictly(value: Any, depth: int) -> None:
+    if isinstance(value, dict | list):
+        assert depth < 32
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            strictly(part, depth + 1)
+    elif isinstance(value, str):
+        value.encode("utf-8")
+    elif value is not None and value is not True and value is not False:
+        assert type(value) is int
+        assert 0 <= value < 2**32
+
+
+def test_codecs_load_in_a_parser_that_has_few_levels_and_only_float64_and_unicode():
+    strictly(load("codecs"), 0)
 
 
 def test_alias_of_an_enum_member_is_read_and_never_written():

@@ -37,6 +37,7 @@ from .codec import Codec as Codec
 from .codec import Encoding as Encoding
 from .compound import JSON as JSON
 from .compound import JSON_DEPTH as JSON_DEPTH
+from .compound import JSON_DIGITS as JSON_DIGITS
 from .compound import array_codec as array_codec
 from .compound import enum_codec as enum_codec
 from .scalars import BIGINT as BIGINT

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import struct
+import sys
+from decimal import Decimal
 from enum import Enum, Flag
 from json.encoder import encode_basestring
 from typing import Final, TypeVar
@@ -19,9 +21,14 @@ E = TypeVar("E", bound=Enum)
 JSON_DEPTH: Final = 100
 """How deep arrays and objects of a JSON value can be nested."""
 
+JSON_DIGITS: Final = 4300
+"""How many decimal digits an integer of a JSON value can have, whatever the interpreter would convert."""
+
 _ENUM_BYTES: Final = 8
 _MAX_ITEM: Final = 0xFFFF_FFFF
 _pack_item: Final = struct.Struct(">BI").pack
+_INT64: Final = 2**63
+_TOO_LONG: Final = 10**JSON_DIGITS
 
 
 def _member_number(name: str) -> bytes:
@@ -127,7 +134,7 @@ def _write_json(value: object, depth: int = 0) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        return int.__repr__(value)
+        return int.__repr__(value) if -_INT64 < value < _INT64 else _write_long(value)
     if isinstance(value, float):
         if math.isfinite(value):
             return float.__repr__(value)
@@ -139,6 +146,12 @@ def _write_json(value: object, depth: int = 0) -> str:
     if isinstance(value, dict):
         return _write_object(value, depth + 1)
     return "[" + ",".join([_write_json(item, depth + 1) for item in value]) + "]"
+
+
+def _write_long(value: int) -> str:
+    if -_TOO_LONG < value < _TOO_LONG:
+        return str(Decimal(value))  # str() of an int would ask for the interpreter's own limit
+    raise EncodingError(f"expected JSON integers of at most {JSON_DIGITS} digits, got a longer int")
 
 
 def _write_object(value: dict[object, object], depth: int) -> str:
@@ -158,21 +171,28 @@ def _encode_json(value: object) -> bytes:
         raise refused("a JSON value other than null", value)
     try:
         return _write_json(value).encode()
-    except EncodingError:
-        raise
     except UnicodeEncodeError:
         problem = "str with a lone surrogate"
-    except ValueError:
-        problem = "int of more digits than Python converts"
     except RecursionError:
         problem = "a value too deep for the stack that is left"
     raise EncodingError(f"expected a JSON value, got {problem}")
 
 
+def _read_long(text: str) -> int:
+    if len(text) <= JSON_DIGITS + text.startswith("-"):
+        return int(Decimal(text))
+    raise ValueError("too many digits")
+
+
+_any_limit: Final = json.JSONDecoder(parse_int=_read_long)
+
+
 def _decode_json(data: bytes) -> object:
     try:
         text = data.decode()
-        value: object = json.loads(text)
+        # An interpreter with another limit for integers would refuse others; one with none would take minutes.
+        usual = sys.get_int_max_str_digits() == JSON_DIGITS
+        value: object = json.loads(text) if usual else _any_limit.decode(text)
         # Writing it again finds all that makes it another text: duplicate keys, order, spaces, NaN, escapes.
         if value is not None and _write_json(value) == text:
             return value
