@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +420,11 @@ def reader_keys(versions: tuple[int, ...]) -> dict[int, bytes]:
     return {version: fixed(f"data key {version}") for version in versions}
 
 
+def reader_of(name: str) -> Case:
+    owner, versions = READERS[name]
+    return owned(owner) | {"data_keys": {str(version): key.hex() for version, key in reader_keys(versions).items()}}
+
+
 def flipped(data: bytes, offset: int, mask: int = 0x01) -> bytes:
     changed = bytearray(data)
     changed[offset] ^= mask
@@ -552,6 +557,159 @@ def refusal_cases() -> Iterator[Case]:
     yield case("label of a key record", made(subkey, aad.replace(b"value", b"recor")), "open_failure")
 
 
+# sealed_values_more.json: what an opener must make of a value in a column whose type and binding are known.
+
+
+def typed_cases() -> Iterator[Case]:
+    key = fixed("data key 1")
+
+    def sealed(name: str, plaintext: bytes, codec: int = 1, **options: Any) -> bytes:
+        suite = 0xFA if options.get("row") is None else 0xFB
+        return seal(OWNER, key, EMAIL, plaintext, name=f"typed, {name}", codec=codec, suite=suite, **options)[0]
+
+    def case(name: str, value: bytes, expect: str, *reads: int, **column: Any) -> Case:
+        fields = {"context_id": EMAIL, "reads": list(reads), "row_bound": False, "row_id": None, **column}
+        return {"name": name, "reader": "acme", **fields, "sealed": value.hex(), "expect": expect}
+
+    def opens(name: str, plaintext: bytes, codec: int, value: Case, *reads: int, **column: Any) -> Case:
+        found = case(name, sealed(name, plaintext, codec), "success", *reads, **column)
+        return found | {"codec": codec, "plaintext": plaintext.hex(), "value": value}
+
+    yield opens("text", TEXT, 1, {"str": TEXT.decode()}, 1)
+    yield opens("int64 in a column of integers", u64(1), 3, {"int": "1"}, 3, 4)
+    yield opens("bigint in a column of integers", b"\x00" + u64(2**63), 4, {"int": str(2**63)}, 3, 4)
+
+    for codec in (16, 127, 254, 255):
+        name = f"codec {codec}, not assigned"
+        yield case(name, sealed(name, b"ada@example.com", codec), "codec_mismatch", 1)
+    for name, codec, plaintext, *reads in (
+        ("bytes in a column of text", 2, b"ada", 1),
+        ("text in a column of bytes", 1, b"ada", 2),
+        ("int64 in a column of floats", 3, u64(1), 5),
+        ("float64 in a column of integers", 5, u64(1), 3, 4),
+        ("decimal in a column of integers", 6, b"1", 3, 4),
+        ("datetime_naive in a column of datetime_aware", 11, u64(0), 10),
+        ("datetime_aware in a column of datetime_naive", 10, bytes(12), 11),
+        ("json in a column of text", 14, b'"ada"', 1),
+        ("int64 of one byte in a column of text", 3, b"a", 1),
+        ("not UTF-8 in a column of bytes", 1, b"\xff", 2),
+    ):
+        yield case(name, sealed(name, plaintext, codec), "codec_mismatch", *reads)
+    changed = replaced(sealed("codec changed", b"ada"), 7, b"\x02")
+    yield case("codec changed to one that the column reads", changed, "open_failure", 2)
+    yield case("codec changed to one that the column does not read", changed, "open_failure", 1)
+
+    enum = {"members": {"RED": "RED", "GREEN": "GREEN", "CRIMSON": "RED"}}
+    for member, stands_for in enum["members"].items():
+        number = hashlib.sha256(member.encode()).digest()[:8]
+        yield opens(f"enum, {member}", number, 13, {"member": stands_for}, 13, **enum)
+    for name, codec, plaintext, *reads in (
+        ("text that is not UTF-8", 1, b"ada\xff", 1),
+        ("int64 of 7 bytes", 3, bytes(7), 3, 4),
+        ("int64 without bytes", 3, b"", 3, 4),
+        ("bigint that int64 holds", 4, bytes(9), 3, 4),
+        ("float64 of 4 bytes", 5, bytes(4), 5),
+        ("decimal with a plus sign", 6, b"+1", 6),
+        ("bool 02", 7, b"\x02", 7),
+        ("date after 9999", 8, u32(2932897), 8),
+        ("time 24:00", 9, u64(86_400_000_000), 9),
+        ("datetime_aware with an offset of a day", 10, u64(0) + u32(86_400), 10),
+        ("datetime_naive before the year 1", 11, u64(2**64 - 62_135_596_800_000_001), 11),
+        ("uuid of 15 bytes", 12, bytes(15), 12),
+        ("json with a space", 14, b'{"a": 1}', 14),
+        ("json null", 14, b"null", 14),
+    ):
+        yield case(name, sealed(name, plaintext, codec), "malformed", *reads)
+    removed = hashlib.sha256(b"BLUE").digest()[:8]
+    yield case("enum, a name that is not declared", sealed("BLUE", removed, 13), "malformed", 13, **enum)
+    for name, plaintext in (
+        ("array cut off", b"\x01" + u32(4) + b"ada"),
+        ("array of text with an item of int64", b"\x03" + lp(u64(1))),
+        ("array with an item of codec 255", b"\xff" + lp(b"")),
+        ("array with a malformed item", b"\x01" + lp(b"\xff")),
+    ):
+        yield case(name, sealed(name, plaintext, 15), "malformed", 15, items=[1])
+    array = [{"str": "ada"}, {"none": None}]
+    yield opens("array of text", b"\x01" + lp(b"ada") + b"\x00", 15, {"list": array}, 15, items=[1])
+
+    highest, lowest = 10**18 - 1, -1999999999999999997
+    for text in (
+        f"1E+{highest}",
+        f"-9.99E+{highest}",
+        f"0E+{highest}",
+        f"1E{lowest}",
+        f"-1E{lowest}",
+        f"-0E{lowest}",
+        f"1.5E{lowest + 1}",
+    ):
+        yield opens(f"decimal {text}", text.encode(), 6, {"decimal": text}, 6)
+    for text in (
+        f"1E+{highest + 1}",
+        f"-9.99E+{highest + 1}",
+        f"0E+{highest + 1}",
+        f"1E{lowest - 1}",
+        f"-0E{lowest - 1}",
+        f"1.5E{lowest}",
+    ):
+        yield case(f"decimal {text}", sealed(text, text.encode(), 6), "malformed", 6)
+    yield from row_bound_cases(sealed, case)
+
+
+def row_bound_cases(sealed: Callable[..., bytes], case: Callable[..., Case]) -> Iterator[Case]:
+    plaintext = b"ada@example.com"
+    plain = sealed("bound to the column", plaintext)
+    bound = {name: sealed(f"bound to the row, {name}", plaintext, row=row) for name, row in ROWS.items()}
+    value, row = bound["integer key 1"], ROWS["integer key 1"]
+    indexed = sealed("bound to the row, one token", plaintext, row=row, generation=4, tokens=TOKENS[:1])
+
+    def in_row(name: str, value: bytes, expect: str, row: bytes = row, reads: int = 1, **column: Any) -> Case:
+        return case(name, value, expect, reads, row_bound=True, row_id=row.hex(), **column)
+
+    def opens(name: str, value: bytes, row: bytes) -> Case:
+        opened = {"codec": 1, "plaintext": plaintext.hex(), "value": {"str": plaintext.decode()}}
+        return in_row(name, value, "success", row) | opened
+
+    for name, each in ROWS.items():
+        yield opens(f"bound to the row, {name}", bound[name], each)
+    yield opens("bound to the row, one token", indexed, row)
+    yield in_row("bound to the column, in a column bound to the row", plain, "unsupported")
+    foreign = replaced(plain, 1, u32(GLOB_KEYSET))
+    yield in_row("bound to the column and foreign, in a column bound to the row", foreign, "unsupported")
+    yield in_row("suite byte lowered to FA, in a column bound to the row", replaced(value, 0, b"\xfa"), "unsupported")
+    yield in_row("suite byte raised to FB, in a column bound to the row", replaced(plain, 0, b"\xfb"), "open_failure")
+    yield case("bound to the row, in a column that is not", value, "unsupported", 1)
+
+    two, both = ROWS["key of two columns"], bound["key of two columns"]
+    home = row_id((1, b"home"))
+    for name, found, other in (
+        ("another number", value, ROWS["integer key 2"]),
+        ("the number as text", value, row_id((1, b"1"))),
+        ("the number as bigint", value, row_id((4, u64(1)))),
+        ("a column more", value, two),
+        ("a column fewer", both, row),
+        ("columns exchanged", both, home + row),
+        ("without lengths", value, b"\x03" + u64(1)),
+        ("with its length once more", value, lp(row)),
+        ("empty", value, b""),
+    ):
+        yield in_row(f"another row: {name}", found, "open_failure", other)
+
+    for size in (1, 9, 10, 22, 37):
+        yield in_row(f"bound to the row, cut to {size} bytes", value[:size], "malformed")
+    yield in_row("bound to the row, one token, cut to 53 bytes", indexed[:53], "malformed")
+    yield in_row("bound to the row, cut to 38 bytes", value[:38], "open_failure")
+    yield in_row("bound to the row, last byte cut", value[:-1], "open_failure")
+    yield in_row("bound to the row, version 0", replaced(value, 5, u16(0)), "malformed")
+    yield in_row("bound to the row, another keyset id", replaced(value, 1, u32(GLOB_KEYSET)), "foreign")
+    yield in_row("bound to the row, a version that nobody holds", replaced(value, 5, u16(4)), "unknown_key")
+    yield in_row("bound to the row, another version", replaced(value, 5, u16(2)), "open_failure")
+    yield in_row("bound to the row, another column", value, "open_failure", context_id="customers.phone")
+    yield in_row("bound to the row, last byte changed", flipped(value, len(value) - 1), "open_failure")
+    yield in_row("bound to the row, text in a column of bytes", value, "codec_mismatch", reads=2)
+    malformed = sealed("bound to the row, not UTF-8", b"\xff", row=row)
+    yield in_row("bound to the row, text that is not UTF-8", malformed, "malformed")
+
+
 # key_records.json
 
 
@@ -680,11 +838,12 @@ def documents() -> dict[str, dict[str, Any]]:
         "derive.json": {"cases": list(derive_cases())},
         "sealed_values.json": {"cases": list(value_cases())},
         "sealed_values_refused.json": {
-            "readers": {
-                name: owned(owner) | {"data_keys": {str(v): key.hex() for v, key in reader_keys(versions).items()}}
-                for name, (owner, versions) in READERS.items()
-            },
+            "readers": {name: reader_of(name) for name in READERS},
             "cases": list(refusal_cases()),
+        },
+        "sealed_values_more.json": {
+            "readers": {"acme": reader_of("acme")},
+            "cases": list(typed_cases()),
         },
         "key_records.json": {"cases": list(record_cases())},
     }

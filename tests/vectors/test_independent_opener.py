@@ -16,7 +16,7 @@ from tests.support import independent_opener as opener
 from tests.support.independent_opener import Failure, Header, KeyRecord, Kind, Member, Tenant
 
 HERE = Path(__file__).parent
-FILES = ("sealed_values", "sealed_values_refused", "key_records", "context", "derive", "codecs")
+FILES = ("sealed_values", "sealed_values_refused", "sealed_values_more", "key_records", "context", "derive", "codecs")
 
 
 def load(name: str) -> Any:
@@ -166,6 +166,50 @@ def test_sealed_value_as_a_reader_sees_it(case: dict[str, Any]):
         with pytest.raises(Failure) as error:
             opened()
         assert kind_of(error) == case["expect"]
+
+
+@each("sealed_values_more")
+def test_value_in_a_column_whose_type_and_binding_are_known(case: dict[str, Any]):
+    reader = load("sealed_values_more")["readers"][case["reader"]]
+    keys = {int(version): bytes.fromhex(key) for version, key in reader["data_keys"].items()}
+    items = Kind(tuple(case["items"])) if "items" in case else None
+    kind = Kind(tuple(case["reads"]), items, case.get("members"))
+
+    def opened() -> tuple[opener.Opened, Any]:
+        found = opener.open_value(
+            bytes.fromhex(case["sealed"]),
+            tenant=tenant_of(reader),
+            data_keys=keys,
+            context=case["context_id"],
+            row_bound=case["row_bound"],
+            row=unhex(case["row_id"]),
+            reads=case["reads"],
+        )
+        return found, opener.decode(kind, found.codec, found.plaintext)
+
+    if case["expect"] == "success":
+        found, value = opened()
+        assert found == opener.Opened(case["codec"], bytes.fromhex(case["plaintext"]))
+        assert plain(value) == plain(build(case["value"]))
+    else:
+        with pytest.raises(Failure) as error:
+            opened()
+        assert kind_of(error) == case["expect"]
+
+
+def test_every_error_of_a_sealed_value_has_vectors_in_columns_of_both_bindings():
+    seen = {(case["row_bound"], case["expect"]) for case in cases("sealed_values_more")}
+    seen |= {(False, case["expect"]) for case in cases("sealed_values_refused")}
+    kinds = {
+        "success",
+        opener.UNSUPPORTED,
+        opener.MALFORMED,
+        opener.FOREIGN,
+        opener.UNKNOWN_KEY,
+        opener.OPEN_FAILURE,
+        opener.CODEC_MISMATCH,
+    }
+    assert seen == {(bound, kind) for bound in (False, True) for kind in kinds} | {(False, opener.NOT_ENCRYPTED)}
 
 
 # --- keys ---
