@@ -1,6 +1,10 @@
 """Read the known-answer files."""
 
 import json
+import struct
+import uuid
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +34,36 @@ def named(case: dict[str, Any]) -> str:
 def identity(case: dict[str, Any]) -> Identity:
     """Return whose case it is."""
     return Identity(bytes.fromhex(case["app_uid"]), bytes.fromhex(case["tenant_uid"]), case["keyset_id"])
+
+
+def build(description: dict[str, Any], members: Any = None) -> Any:
+    """Return the value that a vector describes."""
+    ((kind, text),) = description.items()
+    match kind:
+        case "list":
+            return [build(item, members) for item in text]
+        case "tuple":
+            return tuple(build(item, members) for item in text)
+        case "dict":
+            return {build(key): build(item) for key, item in text}
+        case "float64":
+            return struct.unpack(">d", bytes.fromhex(text))[0]
+        case "nested":
+            levels, value = text
+            return build(value) if levels == 0 else [build({"nested": [levels - 1, value]})]
+        case "none" | "str" | "bool":
+            return text
+        case "member":
+            return members[text]
+    builders = {
+        "int": lambda digits: int(Decimal(digits)),  # int() converts no more digits than the interpreter allows
+        "utf16": lambda units: bytes.fromhex(units).decode("utf-16-be", "surrogatepass"),
+        "json": json.loads,
+        "bytes": bytes.fromhex,
+        "decimal": Decimal,
+        "date": date.fromisoformat,
+        "time": time.fromisoformat,
+        "datetime": datetime.fromisoformat,
+        "uuid": uuid.UUID,
+    }
+    return builders[kind](text)

@@ -11,14 +11,14 @@ import struct
 import sys
 import time as clock
 import types
-import uuid
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.vectors import build
 
 from pii_vault import encoding
 from pii_vault.encoding import Codec, Encoding, array_codec, compound, enum_codec
@@ -77,38 +77,6 @@ def build_codec(vector: dict[str, Any]) -> tuple[Codec[Any], Any]:
     if vector["codec"] == "array":
         return array_codec(build_items(vector["items"])), None
     return SIMPLE[vector["codec"]], None
-
-
-def build(description: dict[str, Any], members: Any = None) -> Any:
-    ((kind, text),) = description.items()
-    match kind:
-        case "list":
-            return [build(item, members) for item in text]
-        case "tuple":
-            return tuple(build(item, members) for item in text)
-        case "dict":
-            return {build(key): build(item) for key, item in text}
-        case "float64":
-            return struct.unpack(">d", bytes.fromhex(text))[0]
-        case "nested":
-            levels, value = text
-            return build(value) if levels == 0 else [build({"nested": [levels - 1, value]})]
-        case "none" | "str" | "bool":
-            return text
-        case "member":
-            return members[text]
-    builders = {
-        "int": lambda digits: int(Decimal(digits)),  # int() converts no more digits than the interpreter allows
-        "utf16": lambda units: bytes.fromhex(units).decode("utf-16-be", "surrogatepass"),
-        "json": json.loads,
-        "bytes": bytes.fromhex,
-        "decimal": Decimal,
-        "date": date.fromisoformat,
-        "time": time.fromisoformat,
-        "datetime": datetime.fromisoformat,
-        "uuid": uuid.UUID,
-    }
-    return builders[kind](text)
 
 
 def same(left: Any, right: Any) -> bool:
