@@ -8,14 +8,11 @@ from rich.terminal_theme import TerminalTheme
 
 from pii_vault.demo import run
 
-THEME = TerminalTheme(
-    (16, 20, 26),
-    (205, 212, 220),
-    [(16, 20, 26), (255, 110, 103), (90, 210, 130), (240, 200, 90), (110, 165, 255), (205, 140, 255), (80, 205, 215)]
-    + [(205, 212, 220)],
-    [(125, 135, 148), (255, 110, 103), (90, 210, 130), (240, 200, 90), (110, 165, 255), (205, 140, 255)]
-    + [(80, 205, 215), (255, 255, 255)],
-)
+BACKGROUND, TEXT, GREY, WHITE = (16, 20, 26), (205, 212, 220), (125, 135, 148), (255, 255, 255)
+RED, GREEN, YELLOW, BLUE = (255, 110, 103), (90, 210, 130), (240, 200, 90), (110, 165, 255)
+MAGENTA, CYAN = (205, 140, 255), (80, 205, 215)
+COLOURS = (RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN)
+THEME = TerminalTheme(BACKGROUND, TEXT, [BACKGROUND, *COLOURS, TEXT], [GREY, *COLOURS, WHITE])
 
 if __name__ == "__main__":
     console = Console(

@@ -82,7 +82,7 @@ def test_lists_current_and_check_speak_json(command: Callable[..., Outcome], kms
     command("tenant", "add", "acmé", "--key", key)
     (tenant,) = json.loads(command("tenant", "list", "--json").out)
     assert (tenant["name"], tenant["version"], tenant["kms_key_arn"], tenant["suspended"]) == ("acmé", 1, key, False)
-    assert int(tenant["keyset_id"], 16) >= 0
+    assert (len(bytes.fromhex(tenant["keyset_id"])), len(bytes.fromhex(tenant["uid"]))) == (4, 16)
     assert json.loads(command("db", "current", "--json").out) == {"revision": schema.REVISION}
 
 

@@ -131,12 +131,7 @@ def tenant_list(database_url: options.DatabaseUrl, json: options.Json = False) -
 
     tenants = KeyStore(options.engine_on(database_url)).summaries()
     if json:
-        output.show_json(
-            [
-                asdict(each) | {"keyset_id": f"{each.keyset_id:08x}", "created_at": each.created_at.isoformat()}
-                for each in tenants
-            ]
-        )
+        output.show_json([output.plain(each) for each in tenants])
         return
     output.show_rows(
         ("tenant", "state", "keyset", "key version", "KMS key", "registered"),

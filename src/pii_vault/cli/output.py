@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..keystore import TenantSummary
 
 
 def show_json(document: Any) -> None:
     """Print a document as JSON."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def plain(tenant: TenantSummary) -> dict[str, Any]:
+    """Return a tenant's summary as JSON can hold it."""
+    return asdict(tenant) | {
+        "uid": tenant.uid.hex(),
+        "keyset_id": f"{tenant.keyset_id:08x}",
+        "created_at": tenant.created_at.isoformat(),
+    }
 
 
 def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -64,6 +64,7 @@ class TenantSummary:
     """One line about a tenant.
 
     Attributes:
+        uid: 16 bytes; in hex it is ``pii-vault:tenant`` in the KMS encryption context.
         name: Its name.
         suspended: Whether it is suspended.
         keyset_id: As in the headers of its sealed values.
@@ -72,6 +73,7 @@ class TenantSummary:
         created_at: When it was registered, UTC.
     """
 
+    uid: bytes
     name: str
     suspended: bool
     keyset_id: int
@@ -156,6 +158,7 @@ class KeyStore:
         key = (keys.c.tenant_uid == tenants.c.uid) & (keys.c.state == KeyState.ACTIVE)
         query = (
             select(
+                tenants.c.uid,
                 tenants.c.name,
                 tenants.c.suspended,
                 tenants.c.keyset_id,
@@ -168,7 +171,7 @@ class KeyStore:
             .order_by(tenants.c.name)
         )
         with self._transaction() as connection:
-            return [TenantSummary(*row) for row in connection.execute(query)]
+            return [TenantSummary(bytes(uid), *rest) for uid, *rest in connection.execute(query)]
 
     def load(self, name: str) -> Snapshot:
         """Return one tenant's records.
