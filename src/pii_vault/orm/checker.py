@@ -48,14 +48,15 @@ def sealed(element: Any) -> bool:
     return isinstance(kind, EncryptedType) or any(isinstance(each, EncryptedType) for each in variants)
 
 
-def check_select(statement: Select[Any], labels: dict[str, Any]) -> None:
+def check_select(statement: Select[Any], labels: dict[str, Any], dialect: str) -> None:
     """Check one SELECT's own clauses; selects inside it are checked when they are compiled.
 
     Args:
         statement: The SELECT as it is rendered, after the ORM has worked on it.
         labels: What names in ORDER BY and GROUP BY stand for.
+        dialect: Its name: others than PostgreSQL render DISTINCT ON as DISTINCT.
     """
-    if statement._distinct and not _is_distinct_on(statement):
+    if statement._distinct and not (dialect == "postgresql" and _is_distinct_on(statement)):
         _check_distinct(list(_projected(statement._raw_columns)))
     _check_all(statement._distinct_on, "DISTINCT ON", labels)
     _check_all(statement._where_criteria, "a condition on", labels)
@@ -123,10 +124,17 @@ def check_row(source: Any) -> None:
 
 def check_projected(column: Any) -> Any:
     """Check one column of a SELECT or of RETURNING, and return what it is without its label."""
+    bare = _bare(column)
+    if not isinstance(bare, ColumnClause | TypeCoerce | ScalarSelect):
+        _check(bare, "an expression of")
+    elif sealed(bare) and not sealed(column):
+        raise refused("a label of another type on", bare)
+    return bare
+
+
+def _bare(column: Any) -> Any:
     while isinstance(column, Label | Grouping):
         column = column.element
-    if not isinstance(column, ColumnClause | TypeCoerce | ScalarSelect):
-        _check(column, "an expression of")
     return column
 
 
@@ -163,11 +171,7 @@ def _is_distinct_on(statement: Any) -> bool:
 
 def _check_distinct(projected: list[Any]) -> None:
     """Allow DISTINCT when the rows differ by primary key anyway: equal keys mean the same stored bytes."""
-    bare = []
-    for column in projected:
-        while isinstance(column, Label | Grouping):
-            column = column.element
-        bare.append(column)
+    bare = [_bare(column) for column in projected]
     names = {(id(_table(column)), column.key) for column in bare if isinstance(column, ColumnClause)}
     for column in bare:
         if not sealed(column):
@@ -296,11 +300,19 @@ def _check_from_select(statement: Any) -> None:
             raise refused("INSERT from SELECT with", column)
 
 
+def proposed_values(statement: Any) -> list[Any]:
+    """Return what an upsert takes as it is from the row that it proposed."""
+    upsert = statement._post_values_clause
+    return [value for _, value in _upserted(upsert) if is_proposed_row(value)]
+
+
+def _upserted(upsert: Any) -> Iterable[tuple[Any, Any]]:
+    assigned = getattr(upsert, "update_values_to_set", None) or getattr(upsert, "update", None) or ()
+    return assigned.items() if hasattr(assigned, "items") else assigned
+
+
 def _check_upsert(statement: Any, upsert: Any) -> None:
-    assigned = getattr(upsert, "update_values_to_set", None)
-    if assigned is None:
-        assigned = getattr(upsert, "update", None) or ()
-    for key, value in assigned.items() if hasattr(assigned, "items") else assigned:
+    for key, value in _upserted(upsert):
         _check_named(statement.table, key)
         _check_assigned(statement, key, value, upsert=True)
     for condition in ("update_whereclause", "inferred_target_whereclause"):

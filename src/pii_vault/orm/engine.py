@@ -51,7 +51,7 @@ class _CheckedCompiler(SQLCompiler):
 
     def _compose_select_body(self, text: str, select: Any, compile_state: Any, *args: Any, **kw: Any) -> Any:
         # Every SELECT passes here on its way to text, however deep, after the ORM has worked on it.
-        checker.check_select(select, compile_state._label_resolve_dict[0])
+        checker.check_select(select, compile_state._label_resolve_dict[0], self.dialect.name)
         return super()._compose_select_body(text, select, compile_state, *args, **kw)  # type: ignore[no-untyped-call]
 
     def visit_compound_select(self, cs: Any, *args: Any, **kw: Any) -> Any:
@@ -61,7 +61,8 @@ class _CheckedCompiler(SQLCompiler):
 
     def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> Any:
         checker.check_insert(insert_stmt)
-        return super().visit_insert(insert_stmt, *args, **kw)  # type: ignore[no-untyped-call]
+        with self._grant(*checker.proposed_values(insert_stmt)):
+            return super().visit_insert(insert_stmt, *args, **kw)  # type: ignore[no-untyped-call]
 
     def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> Any:
         checker.check_update(update_stmt)
@@ -108,10 +109,8 @@ class _CheckedCompiler(SQLCompiler):
             return super().visit_type_coerce(type_coerce, **kw)  # type: ignore[no-untyped-call]
 
     def visit_column(self, column: Any, *args: Any, **kw: Any) -> str:
-        if checker.sealed(column):
-            granted = any(column is each for each in self._granted)
-            if not granted and not checker.is_proposed_row(column):
-                raise refused("an expression of", column)
+        if not any(column is each for each in self._granted) and checker.sealed(column):
+            raise refused("an expression of", column)
         return super().visit_column(column, *args, **kw)
 
     @contextmanager
@@ -192,7 +191,12 @@ class _Hooks:
         self, _connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
     ) -> None:
         """Refuse a statement on encrypted columns without a scope, even one that would find no row."""
-        if getattr(context.compiled, "touches_sealed", False) and self._attachment.scope() is None:
+        compiled = context.compiled
+        if compiled is None or context.isddl:
+            return
+        if not isinstance(compiled, _CheckedCompiler):
+            raise ConfigurationError("a statement was compiled for another engine, and so goes unchecked here")
+        if compiled.touches_sealed and self._attachment.scope() is None:
             raise no_tenant()
 
     def _row_refusal(

@@ -20,7 +20,7 @@ from sqlalchemy.types import TypeEngine
 from .. import encoding
 from ..context import context_id
 from ..encoding import Encoding
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, EncodingError
 from .attachment import required
 from .comparator import SealedComparator
 from .processors import open_processor, seal_processor
@@ -80,6 +80,16 @@ class EncryptedType(TypeDecorator[T]):
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
         """Bind what is compared with the column as the column's own type, never as plaintext."""
         return self
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Compare by what is stored: True is not 1, 1.10 not 1.1, and one instant has many offsets."""
+        if x is None or y is None:
+            return x is y
+        encode = self.encoding().encode
+        try:
+            return encode(x) == encode(y)
+        except EncodingError:
+            return False  # so it is written, and refused with the column's name
 
     def with_variant(self, *_args: Any, **_kw: Any) -> Any:
         """Refuse it: the column would be encrypted on one database and not on another."""

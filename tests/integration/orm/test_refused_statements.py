@@ -29,12 +29,15 @@ from sqlalchemy import (
     func,
     insert,
     intersect,
+    label,
     lambda_stmt,
     literal,
     literal_column,
     not_,
+    null,
     or_,
     select,
+    tablesample,
     true,
     tuple_,
     union,
@@ -44,21 +47,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import aggregate_order_by
-from sqlalchemy.orm import (
-    Bundle,
-    aliased,
-    with_loader_criteria,
-)
+from sqlalchemy.exc import ObjectNotExecutableError
+from sqlalchemy.orm import Bundle, aliased, with_loader_criteria
 from tests.integration.orm.models import SEALED
 from tests.support.world import World
 
-from pii_vault.errors import UnsupportedOperationError
+from pii_vault.errors import ConfigurationError, UnsupportedOperationError
 
 Statement = Callable[[], Any]
 
 User, Team, Address = SEALED.User, SEALED.Team, SEALED.Address
 users, addresses = User.__table__, Address.__table__
 Other = aliased(User)
+
 
 CONDITIONS: dict[str, Statement] = {
     "== value": lambda: User.email == "x",
@@ -152,6 +153,17 @@ CONDITIONS: dict[str, Statement] = {
     "json item by literal": lambda: User.prefs[literal("theme")] == literal("dark"),
     "array item": lambda: User.tags[0] == "x",
     "array contains": lambda: User.tags.contains(["x"]),
+    "null() == expression": lambda: null() == func.lower(User.email),
+    "is bound parameter": lambda: User.email.is_(bindparam("e", None)),
+    "in_ expanding parameter": lambda: User.email.in_(bindparam("e", expanding=True)),
+    "plain in_ text": lambda: User.name.in_(sqlalchemy.text("select email from users").columns(User.email)),
+    "plain in_ rows of an update": lambda: User.name.in_(
+        select(update(Other).values(name="x").returning(Other.email).cte())
+    ),
+    "label of another type": lambda: label("e", User.email, String) == "x",
+    "column of a label of another type": lambda: exists(
+        select((s := select(label("e", User.email, String)).subquery()).c.e).where(s.c.e == "x")
+    ),
     "count distinct": lambda: func.count(distinct(User.email)) > 1,
     "count of an expression": lambda: func.count(func.lower(User.email)) > 1,
 }
@@ -196,6 +208,17 @@ SELECTS: dict[str, Statement] = {
     "distinct of a scalar subquery": lambda: select(
         select(Address.city).where(Address.user_id == User.id).limit(1).scalar_subquery()
     ).distinct(),
+    "label of another type": lambda: select(label("e", User.email, String)),
+    "row_number by its name in an alias named excluded": lambda: select(
+        aliased(User, name="excluded").email, func.row_number().over(order_by="email")
+    ),
+    "join on it in parentheses, in an alias named excluded": lambda: select(Team.id).join(
+        e := aliased(User, name="excluded"), func.length(e.email) > 3
+    ),
+    "sample by it": lambda: select(tablesample(User, func.bernoulli(User.age)).c.id),
+    "unnested": lambda: select(func.unnest(User.tags).table_valued("t").render_derived()),
+    "unnested, lateral": lambda: select(User.id).join(func.unnest(User.tags).table_valued("t").lateral(), true()),
+    "suffix": lambda: select(User.id).suffix_with(desc(User.email)),
     "distinct column": lambda: select(User.email.distinct()),
     "distinct()": lambda: select(distinct(User.email)),
     "count distinct": lambda: select(func.count(distinct(User.email))),
@@ -422,6 +445,9 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "insert returning an expression": lambda _: (
         insert(User).values(**ROW, email="x").returning(func.coalesce(User.phone, "none"))
     ),
+    "update to a cast to its own type": lambda _: update(User).values(email=cast("x", User.email.type)),
+    "update to bytes": lambda _: update(User).values(email=bindparam("e", b"x", type_=LargeBinary)),
+    "update to an array": lambda _: update(User).values(tags=postgresql.array(["x"])),
     "insert from select": lambda _: insert(Team).from_select(
         ["id", "tenant_id", "name", "motto"], select(User.id, User.tenant_id, User.name, User.email)
     ),
@@ -540,3 +566,38 @@ def test_a_write_is_refused(read_only_world: World, name: str) -> None:
     upsert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[read_only_world.engine.dialect.name]
     with pytest.raises(UnsupportedOperationError, match=NAMES_THE_COLUMN):
         run(read_only_world, lambda: WRITES[name](upsert))
+
+
+def test_a_statement_that_was_compiled_for_another_engine_is_not_executed(read_only_world: World) -> None:
+    for dialect in (read_only_world.engine.dialect.__class__(), sqlite.dialect()):
+        compiled = select(User.id).where(User.email == literal("x")).compile(dialect=dialect)
+        with (
+            read_only_world.vault.tenant("acme"),
+            read_only_world.engine.connect() as connection,
+            pytest.raises((ConfigurationError, ObjectNotExecutableError)),
+        ):
+            connection.execute(compiled)
+
+
+@pytest.mark.filterwarnings("ignore:.*DISTINCT ON.*:sqlalchemy.exc.SADeprecationWarning")
+def test_distinct_on_is_distinct_where_the_database_has_none(read_only_world: World) -> None:
+    for build in (lambda: select(User.email).distinct(User.name), lambda: select(User.id).distinct(User.email)):
+        if read_only_world.engine.dialect.name == "sqlite" or build().column_descriptions[0]["name"] == "id":
+            with pytest.raises(UnsupportedOperationError, match=NAMES_THE_COLUMN):
+                run(read_only_world, build)
+
+
+@pytest.mark.parametrize("options", [{"literal_binds": True}, {"render_postcompile": True, "literal_binds": True}])
+def test_no_value_is_rendered_into_sql(read_only_world: World, options: dict[str, bool]) -> None:
+    for statement in (insert(User).values(email="SECRET"), update(User).values(email="SECRET", age=41)):
+        with pytest.raises(UnsupportedOperationError, match="literal_binds") as caught:
+            statement.compile(read_only_world.engine, compile_kwargs=options)
+        assert "SECRET" not in repr(caught.value)
+        assert "SECRET" not in str(statement.compile(compile_kwargs=options))
+
+
+def test_no_value_is_rendered_at_execution(read_only_world: World) -> None:
+    statement = update(User).values(email=bindparam("e", "SECRET", type_=User.email.type, literal_execute=True))
+    with pytest.raises(UnsupportedOperationError, match="literal_binds") as caught:
+        run(read_only_world, lambda: statement)
+    assert "SECRET" not in repr(caught.value)

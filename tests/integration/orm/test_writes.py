@@ -483,6 +483,22 @@ def test_assigning_what_is_there_writes_nothing(orm_world: World) -> None:
         assert "phone" not in seen[0]
 
 
+def test_an_equal_value_that_is_stored_otherwise_is_written(orm_world: World) -> None:
+    with orm_world.session() as session:
+        ada = session.get_one(User, 1)
+        ada.prefs = {"number": 1}
+        session.flush()
+        ada.prefs = {"number": True}
+        assert session.is_modified(ada)
+        session.flush()
+        session.expire(ada)
+        assert ada.prefs["number"] is True
+        ada.age = 36.0
+        with pytest.raises(EncodingError, match=r"users\.age"):
+            session.flush()
+        session.rollback()
+
+
 def test_two_phase_commit(orm_world: World) -> None:
     with orm_world.engine.connect() as connection:
         if orm_world.engine.dialect.name != "postgresql":
