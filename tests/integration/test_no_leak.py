@@ -167,7 +167,7 @@ DRIVERS = ("pysqlite", "aiosqlite", "psycopg", "psycopg_async", "asyncpg")
 @pytest.fixture(scope="module")
 def secrets() -> Iterator[Secrets]:
     """The canaries, and every key that is used in this module."""
-    with watched_keys(Secrets(CANARY, OTHER, str(NUMBER))) as known:
+    with watched_keys(Secrets(CANARY, OTHER, str(NUMBER), NUMBER.to_bytes(8, "big"))) as known:
         yield known
 
 
@@ -208,10 +208,10 @@ def place(
 @pytest.fixture(autouse=True)
 def every_log(caplog: pytest.LogCaptureFixture, secrets: Secrets) -> Iterator[None]:
     """Let every logger say all it has, but rows of the engine's DEBUG, and find no secret in it."""
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO, "sqlalchemy.engine")
     for name in ("sqlalchemy.pool", "sqlalchemy.orm", "sqlalchemy.dialects", "botocore", "boto3", "urllib3"):
         caplog.set_level(logging.DEBUG, name)
-    caplog.set_level(logging.INFO, "sqlalchemy.engine")
+    caplog.set_level(logging.DEBUG)  # last: it is the level of the handler, too
     yield
     assert log_leaks(caplog.get_records("call"), secrets) == []
 
@@ -241,6 +241,7 @@ WRITES: dict[str, Callable[[Session], Any]] = {
     "flush": _flush,
     "flush of many": _flush_many,
     "Core insert": lambda session: session.execute(insert(people), ROW),
+    "Core insert of a number": lambda session: session.execute(insert(people), {"tenant_id": "acme", "number": NUMBER}),
     "values()": lambda session: session.execute(insert(people).values(**ROW)),
     "several values()": lambda session: session.execute(insert(people).values([ROW, ROW])),
     "executemany": lambda session: session.connection().execute(insert(people), [ROW, ROW]),
@@ -278,7 +279,9 @@ FAILURES: dict[str, tuple[type[KmsError], Callable[[Place], None], Callable[[Pla
         ("denied", "while values are bound"),
     ],
 )
-def test_a_failing_kms_shows_and_writes_nothing(place: Place, secrets: Secrets, failure: str, moment: str) -> None:
+def test_a_failing_kms_shows_and_writes_nothing(
+    place: Place, secrets: Secrets, caplog: pytest.LogCaptureFixture, failure: str, moment: str
+) -> None:
     kind, fail, repair = FAILURES[failure]
     before = place.stored()
     # Registered after the vault's own hook, so that the keys expire when they have just been looked at.
@@ -302,6 +305,8 @@ def test_a_failing_kms_shows_and_writes_nothing(place: Place, secrets: Secrets, 
                     event.remove(place.sync_engine, "before_execute", listener)
     assert place.stored() == before
     assert len(secrets) > 6
+    # The log that was searched holds the details in which keys would be.
+    assert "botocore.hooks" in {record.name for record in caplog.records}
 
 
 class Stubborn(str):
@@ -526,7 +531,10 @@ def test_comparisons_and_literals_are_refused_without_showing_the_value(place: P
         assert not secrets.in_text(str(statement))
         assert not secrets.in_text(str(literally()))
     at_execution = bindparam("what", CANARY, type_=EncryptedString(context="people.email"), literal_execute=True)
+    own_type = bindparam("what", CANARY, type_=people.c.email.type, literal_execute=True)
+    written = insert(people).values(email=own_type)
     with place.vault.tenant("acme"):
+        refused(UnsupportedOperationError, secrets, place.run, lambda session: session.execute(written))
         for bound in (at_execution, bindparam("what", CANARY, type_=EncryptedString(context="people.email"))):
             query = select(people.c.id).where(literal(1) == bound)
             refused(UnsupportedOperationError, secrets, place.run, lambda session: session.execute(query))  # noqa: B023
@@ -603,6 +611,19 @@ def test_objects_that_hold_keys_show_none_and_are_not_pickled(tmp_path: Path, se
         with pytest.raises(TypeError):
             operator.eq(secret, secret)
     vault.close()
+
+
+def test_a_key_file_that_cannot_be_read_is_not_quoted(tmp_path: Path, secrets: Secrets) -> None:
+    path = tmp_path / "kms.json"
+    local = LocalKms(path)
+    arn = local.create_key()
+    for material in local._file.read()[arn].materials:
+        secrets.add(material.secret)
+    path.write_text(path.read_text()[:-10])
+    assert secrets.in_text(path.read_text())
+    refused(ConfigurationError, secrets, LocalKms, path)
+    refused(ConfigurationError, secrets, local.describe, KmsKey(arn))
+    refused(ConfigurationError, secrets, local.create_key)
 
 
 def test_a_pickled_object_holds_its_plaintext_and_no_key_and_merges_again(one_row: Place, secrets: Secrets) -> None:

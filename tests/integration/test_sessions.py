@@ -394,12 +394,25 @@ def test_a_tenant_column_in_the_base_class_is_respected(world: World) -> None:
 def test_a_table_without_a_tenant_column_is_kept_apart_by_its_keys(world: World) -> None:
     with world.session("acme") as session:
         session.add(Loose(id=1, email="a"))
-    with world.vault.tenant("glob"), world.sessions() as session:
+    with world.vault.tenant("glob"), world.sessions(expire_on_commit=False) as session:
         session.add(Loose(id=2, email="b"))
         session.flush()
         assert session.get_one(Loose, 2).email == "b"
         with pytest.raises(ForeignValueError):
             session.get(Loose, 1)
+        session.commit()
+        with world.vault.tenant("acme"):
+            mine = session.get_one(Loose, 1)
+            session.commit()
+        mine.email = "taken"
+        with pytest.raises(TenantMismatchError):
+            session.flush()
+        session.rollback()
+        session.delete(mine)
+        with pytest.raises(TenantMismatchError):
+            session.flush()
+    with world.session("acme") as session:
+        assert session.get_one(Loose, 1).email == "a"
 
 
 # One transaction, one tenant.
@@ -775,7 +788,7 @@ def test_a_session_is_not_kept_alive_by_its_guard(world: World) -> None:
         session = world.sessions()
         with world.vault.tenant("acme"):
             session.get_one(Person, 1)
-        session.close()
+            session.rollback()
         gone = weakref.ref(session)
         del session
         assert gone() is None
