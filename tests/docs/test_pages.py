@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from tests.support.kms_fixtures import strict_kms  # noqa: F401
@@ -19,6 +21,7 @@ import pii_vault
 import pii_vault.keyring
 from pii_vault import EncryptedString, LocalKms, Vault
 from pii_vault.errors import UnsupportedOperationError
+from pii_vault.keystore.upgrade import upgrade
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -85,6 +88,20 @@ def test_what_the_page_calls_refused_is_refused(line: str, vault: Vault, session
         pytest.raises(UnsupportedOperationError, match="encrypted column"),
     ):
         session.execute(eval(line, dict(_names)))
+
+
+def test_an_applications_autogenerate_leaves_the_key_store_alone_with_the_pages_filter(sqlite_url: str) -> None:
+    engine = create_engine(sqlite_url)
+    upgrade(engine)
+    Base.metadata.create_all(engine)
+    names: dict[str, Any] = {}
+    exec(python_block("sqlalchemy.md", "Alembic"), names)
+    with engine.connect() as connection:
+        without = MigrationContext.configure(connection)
+        assert "remove_table" in str(compare_metadata(without, Base.metadata))
+        filtered = MigrationContext.configure(connection, opts={"include_name": names["include_name"]})
+        assert compare_metadata(filtered, Base.metadata) == []
+    engine.dispose()
 
 
 def test_every_column_type_is_named() -> None:
