@@ -1,6 +1,7 @@
 """The demo runs on every database and KMS, proves what it says, fails when it cannot, and leaves nothing behind."""
 
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from sqlalchemy import create_engine, text
-from tests.support.command import environment, pii_vault_command
+from tests.support.command import environment, pii_vault_command, pii_vault_on_terminal
 from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import VENDOR, StrictKms
 
@@ -56,7 +57,22 @@ def test_a_piped_demo_is_plain_text_of_100_columns_and_60_lines(temporary: Path)
 def test_the_demo_shows_stored_bytes_beside_what_the_application_gets(temporary: Path) -> None:
     lines = pii_vault_command("demo", TMPDIR=str(temporary)).out.splitlines()
     assert any("what the database holds" in line and "what the application gets" in line for line in lines)
-    assert any("no search tokens" in line and "Ada Lovelace" in line for line in lines)
+    assert any("codec: text" in line and "Ada Lovelace" in line for line in lines)
+
+
+def test_a_terminal_sees_the_same_words_in_colour(temporary: Path) -> None:
+    shown = pii_vault_on_terminal("demo", TMPDIR=str(temporary), COLUMNS="100")
+    assert "\x1b[" in shown
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert all(sentence in plain for sentence in SENTENCES)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_narrow_terminal_gets_one_panel_below_the_other(temporary: Path) -> None:
+    shown = pii_vault_on_terminal("demo", TMPDIR=str(temporary), COLUMNS="80", NO_COLOR="1")
+    panels = [line for line in shown.splitlines() if "what the " in line and ("holds" in line or "gets" in line)]
+    assert len(panels) >= 2
+    assert not any("database holds" in line and "application gets" in line for line in panels)
 
 
 def test_the_demo_speaks_ascii_where_the_terminal_does(temporary: Path) -> None:

@@ -1,6 +1,8 @@
 """Run `python -m pii_vault` as another process, the way a person or a script does."""
 
 import os
+import pty
+import select
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -39,3 +41,28 @@ def pii_vault_command(*arguments: str, stdin: str = "", timeout: float = 120, **
         env=environment(**more),
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def pii_vault_on_terminal(*arguments: str, **more: str) -> str:
+    """Run the command on a pseudo-terminal and return what it shows."""
+    reader, writer = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pii_vault", *arguments],
+        stdin=writer,
+        stdout=writer,
+        stderr=writer,
+        env=environment(TERM="xterm-256color", COLUMNS="140") | more,
+    )
+    os.close(writer)
+    shown = b""
+    while select.select([reader], [], [], 60)[0]:
+        try:
+            part = os.read(reader, 65536)
+        except OSError:  # Linux's way to say that the other side closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(reader)
+    assert process.wait(timeout=60) == 0, shown
+    return shown.decode()

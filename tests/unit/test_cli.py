@@ -2,8 +2,6 @@
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from tests.support.command import Outcome, environment, pii_vault_command
+from tests.support.command import Outcome, environment, pii_vault_command, pii_vault_on_terminal
 
 from pii_vault import LocalKms, __version__
 from pii_vault.envelope import SUITE_ROW, Header
@@ -297,18 +295,20 @@ def test_the_documented_commands_are_all_there_are() -> None:
 def test_a_terminal_gets_a_table_with_a_head(command: Callable[..., Outcome], database: str, kms: LocalKms) -> None:
     command("db", "upgrade")
     command("tenant", "add", "acme", "--key", kms.create_key())
-    shown = on_terminal("tenant", "list", PII_VAULT_DATABASE_URL=database)
+    shown = pii_vault_on_terminal("tenant", "list", PII_VAULT_DATABASE_URL=database)
     assert "registered" in shown
     assert "key version" in shown
     assert "\x1b[1m" in shown
     assert "\t" not in shown
-    assert "\x1b" not in on_terminal("tenant", "list", PII_VAULT_DATABASE_URL=database, NO_COLOR="1", TERM="dumb")
+    assert "\x1b" not in pii_vault_on_terminal(
+        "tenant", "list", PII_VAULT_DATABASE_URL=database, NO_COLOR="1", TERM="dumb"
+    )
 
 
 def test_a_table_takes_a_tenants_name_literally(command: Callable[..., Outcome], database: str, kms: LocalKms) -> None:
     command("db", "upgrade")
     command("tenant", "add", "[red]x[/]", "--key", kms.create_key())
-    assert "[red]x[/]" in on_terminal("tenant", "list", PII_VAULT_DATABASE_URL=database)
+    assert "[red]x[/]" in pii_vault_on_terminal("tenant", "list", PII_VAULT_DATABASE_URL=database)
 
 
 @pytest.mark.parametrize("arguments", [["demo"], ["tenant", "list", "--json"]])
@@ -354,31 +354,6 @@ def test_ctrl_c_ends_with_130_and_nothing_said(tmp_path: Path) -> None:
     engine.dispose()
     said = [line for line in err.splitlines() if not line.startswith(b"import time:")]
     assert (process.returncode, out, said) == (130, b"", [])
-
-
-def on_terminal(*arguments: str, **more: str) -> str:
-    """Run the command on a pseudo-terminal and return what it shows."""
-    reader, writer = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pii_vault", *arguments],
-        stdin=writer,
-        stdout=writer,
-        stderr=writer,
-        env=environment(TERM="xterm-256color", COLUMNS="140") | more,
-    )
-    os.close(writer)
-    shown = b""
-    while select.select([reader], [], [], 60)[0]:
-        try:
-            part = os.read(reader, 65536)
-        except OSError:  # Linux's way to say that the other side closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(reader)
-    assert process.wait(timeout=60) == 0, shown
-    return shown.decode()
 
 
 def assert_one_line(done: Outcome) -> None:
