@@ -24,7 +24,6 @@ from typing import Any
 from sqlalchemy import (
     BinaryExpression,
     BindParameter,
-    Cast,
     ColumnClause,
     Label,
     Null,
@@ -211,7 +210,7 @@ def _check(element: Any, what: str, labels: dict[str, Any] | None = None) -> Non
             each = (labels or {}).get(each.element, each)
         elif isinstance(each, ColumnClause) and each.table is None:
             each = (labels or {}).get(each.name, each)
-        if _is_null_test(each) or _is_count(each) or isinstance(each, TypeCoerce | Exists) or _is_typed_null(each):
+        if _is_null_test(each) or _is_count(each) or isinstance(each, TypeCoerce | Exists):
             continue
         if isinstance(each, SelectBase | Subquery):
             _check_nested(each, what)
@@ -240,10 +239,6 @@ def _is_null_test(element: Any) -> bool:
     )
 
 
-def _is_typed_null(element: Any) -> bool:
-    return isinstance(element, Cast) and isinstance(element.clause, Null)
-
-
 def _is_count(element: Any) -> bool:
     if not isinstance(element, FunctionElement) or getattr(element, "name", "").lower() != "count":
         return False
@@ -261,7 +256,7 @@ def _as_mapping(statement: Any, row: Any) -> dict[Any, Any]:
     return dict(zip(statement.table.columns, row, strict=False))
 
 
-def _check_assigned(statement: Any, key: Any, value: Any, *, upsert: bool = False) -> None:
+def _check_assigned(statement: Any, key: Any, value: Any) -> None:
     target = _target(statement, key)
     if not isinstance(target, ColumnClause | None):
         _check(target, "assigning a part of")
@@ -275,7 +270,7 @@ def _check_assigned(statement: Any, key: Any, value: Any, *, upsert: bool = Fals
         return
     if isinstance(value, BindParameter) and (value.type._isnull or _kind(value) == _kind(target)):
         return
-    if upsert and is_proposed_row(value) and _kind(value) == _kind(target):
+    if is_proposed_row(value) and _kind(value) == _kind(target):
         return
     raise refused("assigning an SQL expression to", target)
 
@@ -314,7 +309,7 @@ def _upserted(upsert: Any) -> Iterable[tuple[Any, Any]]:
 def _check_upsert(statement: Any, upsert: Any) -> None:
     for key, value in _upserted(upsert):
         _check_named(statement.table, key)
-        _check_assigned(statement, key, value, upsert=True)
+        _check_assigned(statement, key, value)
     for condition in ("update_whereclause", "inferred_target_whereclause"):
         clause = getattr(upsert, condition, None)
         if isinstance(clause, ClauseElement):

@@ -237,6 +237,7 @@ def tenant_refusal(scope: Scope, table: str, tenants: Iterable[Any]) -> TenantMi
 def _values_in(statement: Any, column: str) -> Iterator[Any]:
     """Yield what the statement itself assigns to a column."""
     upsert = statement._post_values_clause if isinstance(statement, Insert) else None
+    proposed = checker.proposed_values(statement) if upsert is not None else []
     assigned: list[Any] = [
         statement._values,
         getattr(statement, "_ordered_values", None),
@@ -248,7 +249,7 @@ def _values_in(statement: Any, column: str) -> Iterator[Any]:
         for key, value in dict(values or ()).items():
             if getattr(checker._target(statement, key), "key", None) != column:
                 continue
-            if not checker.is_proposed_row(value):
+            if not any(value is each for each in proposed):
                 yield value
 
 

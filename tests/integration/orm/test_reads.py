@@ -37,6 +37,8 @@ from sqlalchemy.orm import Bundle, Session, aliased, load_only, with_loader_crit
 from tests.integration.orm.models import SEALED, TWIN, facts
 from tests.support.world import World
 
+from pii_vault.errors import NoTenantError
+
 Statement = Callable[[SimpleNamespace], Any]
 
 
@@ -269,3 +271,16 @@ def test_type_coerce_is_the_way_around_that_shows_the_stored_bytes(read_only_wor
         stored = session.scalars(select(type_coerce(SEALED.User.email, LargeBinary)).where(SEALED.User.id == 1)).one()
     assert stored[0] == 0xFA
     assert b"ada" not in stored
+
+
+def test_without_a_scope_a_sealed_column_is_not_even_asked_for(read_only_world: World) -> None:
+    with read_only_world.sessions() as session:
+        for statement in (
+            select(SEALED.User.email).where(SEALED.User.id == 99),
+            select(SEALED.User).where(SEALED.User.id == 99),
+        ):
+            with pytest.raises(NoTenantError):
+                session.execute(statement)
+        plain = select(func.count(SEALED.User.phone)).where(SEALED.User.email.is_not(None))
+        assert session.scalar(plain) == 2
+        assert session.scalar(select(func.count()).select_from(select(SEALED.User.email).subquery())) == 4

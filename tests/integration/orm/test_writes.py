@@ -22,12 +22,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 from tests.integration.orm.models import SEALED
 from tests.support.world import World
 
 from pii_vault import EncryptedString
-from pii_vault.errors import EncodingError, UnsupportedOperationError
+from pii_vault.errors import EncodingError, TenantMismatchError, UnsupportedOperationError
 
 User, Team, Address = SEALED.User, SEALED.Team, SEALED.Address
 users = User.__table__
@@ -265,6 +265,13 @@ def test_an_update_returns_the_new_values(orm_world: World) -> None:
         assert session.scalars(entities).one().phone == "newer"
         core = update(users).where(users.c.id == 1).values(email="core").returning(users.c.email)
         assert session.connection().execute(core).scalar_one() == "core"
+
+
+def test_a_row_is_not_given_away_through_an_alias_named_as_the_proposed_row(orm_world: World) -> None:
+    other = aliased(User, name="excluded")
+    statement = update(User).where(User.id == other.id).values(tenant_id=other.name)
+    with orm_world.session() as session, pytest.raises(TenantMismatchError):
+        session.execute(statement)
 
 
 def test_a_delete_returns_what_it_deleted(orm_world: World) -> None:
