@@ -17,7 +17,7 @@ from typing import Any, Final
 from .. import encoding, primitives
 from ..encoding import Encoding
 from ..envelope import HEADER_BYTES, IV_BYTES
-from ..errors import CodecMismatchError, EncodingError, NotEncryptedError, OpenError, PiiVaultError
+from ..errors import CodecMismatchError, EncodingError, FormatError, NotEncryptedError, OpenError, PiiVaultError
 from ..scope import current, no_tenant
 from .attachment import Attachment
 
@@ -176,6 +176,8 @@ def _open_carefully(
             header = sealed[:HEADER_BYTES]
             keyset.openings.setdefault(slot, {})[header] = keyset.opening(context, header)
         return opened, None
+    except FormatError as error:
+        return None, type(error)(f"column {context!r}: {error.args[0]}", hint=error.hint)
     except PiiVaultError as error:
         return None, error.with_traceback(None)
     except Exception as error:  # noqa: BLE001 - a foreign exception could carry the value
