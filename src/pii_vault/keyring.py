@@ -2,23 +2,33 @@
 
 The promise: no keyset is handed out later than its time to live after the moment at which the last successful
 `Decrypt` was *sent* to the customer's KMS, on the monotonic or the wall clock, whichever says so first. A miss asks the
-key store and the KMS once, however many threads wait for it, and a failure is never answered from the cache.
+key store and the KMS once, however many threads wait for it, and a failure is never answered from the cache. Without a
+time to live every scope asks for itself.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakSet
 
 from cachetools import TLRUCache, TTLCache
 
 from .context import kms_context
-from .errors import ConfigurationError, KeyRecordError, KmsDeniedError, TenantSuspendedError
+from .errors import (
+    ConfigurationError,
+    KeyRecordError,
+    KmsDeniedError,
+    KmsUnavailableError,
+    PiiVaultError,
+    TenantNotFoundError,
+    TenantSuspendedError,
+)
 from .hierarchy import Kek, active_record, unwrap_all
 from .keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
 from .keystore import KeyStore, Snapshot
@@ -49,6 +59,15 @@ class Clock:
     wall: Callable[[], float] = time.time
 
 
+class _Flight:
+    """One load of a tenant's keyset that is under way, for all who wait for it."""
+
+    def __init__(self) -> None:
+        self.done: Final = threading.Event()
+        self.keyset: Keyset | None = None
+        self.error: PiiVaultError | None = None
+
+
 class Keyring:
     """The process-wide cache of keysets.
 
@@ -71,6 +90,7 @@ class Keyring:
         self._size: Final = size
         self.clock: Final = clock or Clock()
         self._highest: Final[dict[bytes, int]] = {}
+        self._live: WeakSet[Keyset] = WeakSet()
         self._reset()
         _forked_with(self)
 
@@ -80,7 +100,7 @@ class Keyring:
         Raises:
             TenantNotFoundError, TenantSuspendedError, KeyRecordError, KeyStateError, KeyStoreError, KmsError
         """
-        return self.cached(tenant) or self._load_once(tenant, newer_than=None)
+        return self.cached(tenant) or self._load_once(tenant)
 
     def cached(self, tenant: str) -> Keyset | None:
         """Return a tenant's keyset if it is in memory and fresh; never I/O."""
@@ -113,16 +133,31 @@ class Keyring:
             unknown.expire()
             if version in unknown or len(unknown) == UNKNOWN_VERSIONS:
                 return keyset
-        newer = self._load_once(keyset.tenant, newer_than=keyset)
+        newer = self._load_once(keyset.tenant, version)
         if version not in newer.versions:
             with self._lock:
                 unknown[version] = True
         return newer
 
+    def saw(self, keyset: Keyset, version: int) -> None:
+        """Remember that a value of this version was opened: it was active once, so no older one may be again.
+
+        Key records can be rolled back by whoever can write them. The values that were sealed meanwhile tell.
+        """
+        if version > keyset.active:
+            uid = keyset.identity.tenant_uid
+            with self._lock:
+                self._highest[uid] = max(version, self._highest.get(uid, 0))
+
     def evict(self, tenant: str) -> None:
-        """Forget a tenant's keyset in this process."""
+        """Forget a tenant's keysets in this process, those of open scopes too: the next use asks the KMS."""
         with self._lock:
             self._cache.pop(tenant, None)
+            # What is being loaded may have been asked for before whatever made the caller say this.
+            self._flights.pop(tenant, None)
+            for keyset in list(self._live):
+                if keyset.tenant == tenant:
+                    keyset.expire()
 
     def unwrap_kek(self, tenant: TenantRecord, record: KekRecord) -> Kek:
         """Unwrap a KEK by a live call to the customer's KMS, and check its commitment."""
@@ -137,28 +172,61 @@ class Keyring:
     def _lifetime(self) -> float:
         return self._ttl or UNCACHED_SECONDS
 
-    def _load_once(self, tenant: str, newer_than: Keyset | None) -> Keyset:
-        with self._lock:
-            gate = self._gates.setdefault(tenant, threading.Lock())
-        with gate:
-            # Whoever waited at the gate finds what the first one loaded.
-            keyset = self.cached(tenant)
-            if keyset is None or keyset is newer_than:
-                keyset = self._load(tenant)
-            return keyset
+    def _load_once(self, tenant: str, version: int | None = None) -> Keyset:
+        """Load a tenant's keyset, or wait for the one who does; with a version, one that holds it if there is one."""
+        if not self._ttl:
+            return self._load(tenant)
+        joined = 0
+        while True:
+            with self._lock:
+                keyset = self._cache.get(tenant)
+                if keyset is not None and self.fresh(keyset) and (version is None or version in keyset.versions):
+                    return keyset
+                flight = self._flights.get(tenant)
+                if flight is None:
+                    mine = self._flights[tenant] = _Flight()
+            if flight is None:
+                return self._lead(tenant, mine)
+            flight.done.wait()
+            joined += 1
+            if flight.error is not None:
+                raise copy.copy(flight.error)
+            keyset = flight.keyset
+            # The first one that was joined may have read the key store before the version was there.
+            if keyset is not None and (version is None or version in keyset.versions or joined > 1):
+                return keyset
+
+    def _lead(self, tenant: str, flight: _Flight) -> Keyset:
+        try:
+            flight.keyset = keyset = self._load(tenant)
+        except PiiVaultError as error:
+            # Those who wait share it, lest each waits for a timeout of its own; a copy holds no frames.
+            flight.error = copy.copy(error)
+            raise
+        finally:
+            with self._lock:
+                if self._flights.get(tenant) is flight:
+                    del self._flights[tenant]
+                    if flight.keyset is not None:
+                        self._cache[tenant] = flight.keyset
+            flight.done.set()
+        return keyset
 
     def _load(self, tenant: str) -> Keyset:
         # The clocks are read before the KMS is asked: the bound counts from sending the request.
         sent, sent_wall = self.clock.monotonic(), self.clock.wall()
         try:
-            snapshot = self._store.load(tenant)
-            keyset = self._unwrap(snapshot, sent, sent_wall)
-        except KmsDeniedError:
+            keyset = self._unwrap(self._store.load(tenant), sent, sent_wall)
+        except (KmsDeniedError, TenantSuspendedError, TenantNotFoundError):
             self.evict(tenant)
             raise
-        if self._ttl:
-            with self._lock:
-                self._cache[tenant] = keyset
+        if not self.fresh(keyset):
+            raise KmsUnavailableError(
+                f"the keys of tenant {tenant!r} took longer than the {self._lifetime:g} s for which they may be used",
+                hint="try again; if it stays so, give the vault a longer ttl",
+            )
+        with self._lock:
+            self._live.add(keyset)
         return keyset
 
     def _unwrap(self, snapshot: Snapshot, sent: float, sent_wall: float) -> Keyset:
@@ -191,14 +259,15 @@ class Keyring:
     def _reset(self) -> None:
         """Drop locks and keysets: a forked child must not wait for threads that it does not have."""
         self._lock = threading.Lock()
-        self._gates: dict[str, threading.Lock] = {}
+        self._live = WeakSet(list(self._live))
+        self._flights: dict[str, _Flight] = {}
         self._unknown: dict[str, TTLCache[int, bool]] = {}
         self._cache: TLRUCache[str, Keyset] = TLRUCache(
             self._size, ttu=lambda _tenant, keyset, _now: keyset.deadline, timer=self.clock.monotonic
         )
 
 
-_keyrings: weakref.WeakSet[Keyring] = weakref.WeakSet()
+_keyrings: WeakSet[Keyring] = WeakSet()
 
 
 def _forked_with(keyring: Keyring) -> None:

@@ -84,15 +84,19 @@ class Scope:
             The codec id and the encoded plaintext.
         """
         keyset = self.renew()
+        opened: tuple[int, bytes] | None = None
         try:
-            return keyset.open_(context, sealed)
+            opened = keyset.open_(context, sealed)
         except KeyNotFoundError:
             # Another process may have rotated: one look at the key store, then the answer is final.
             newer = self._keyring.newer(keyset, parse(sealed).version)
             if newer is keyset:
                 raise
-        self.keyset = newer
-        return newer.open_(context, sealed)
+        if opened is None:
+            keyset = self.keyset = newer
+            opened = keyset.open_(context, sealed)
+        self._keyring.saw(keyset, parse(sealed).version)
+        return opened
 
     def _begin(self) -> Scope:
         if self._token is not None:

@@ -7,6 +7,7 @@ the header, the additional data and the cipher, so that a value costs one dictio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final, NoReturn, TypeAlias
 
@@ -40,6 +41,7 @@ class Keyset:
     """
 
     __slots__ = (
+        "__weakref__",
         "_keys",
         "_subkeys",
         "active",
@@ -65,7 +67,7 @@ class Keyset:
         self.tenant: Final = tenant
         self.identity: Final = identity
         self.active: Final = active
-        self.deadline: Final = deadline
+        self.deadline = deadline
         self.wall_deadline: Final = wall_deadline
         self.checked_until = 0.0
         self.sealings: Final[dict[str, Sealing]] = {}
@@ -78,6 +80,10 @@ class Keyset:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a keyset is neither pickled nor copied")
+
+    def expire(self) -> None:
+        """Make this keyset useless for everybody who holds it: the next use fetches another one."""
+        self.deadline = self.checked_until = -math.inf
 
     @property
     def versions(self) -> frozenset[int]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from .. import encoding, primitives
 from ..encoding import Encoding
-from ..envelope import HEADER_BYTES, IV_BYTES
+from ..envelope import HEADER_BYTES, IV_BYTES, parse
 from ..errors import CodecMismatchError, EncodingError, FormatError, NotEncryptedError, OpenError, PiiVaultError
 from ..scope import current, no_tenant
 from .attachment import Attachment
@@ -172,9 +172,11 @@ def _open_carefully(
             )
         opened = decode(plaintext)
         if not sealed[9]:  # no tokens: ten bytes of header tell all that is needed next time
-            keyset = scope.renew()
             header = sealed[:HEADER_BYTES]
-            keyset.openings.setdefault(slot, {})[header] = keyset.opening(context, header)
+            keyset = scope.keyset
+            # In a scope that threads share, another one may have put a keyset in its place that lacks this version.
+            if keyset is not None and parse(sealed).version in keyset.versions:
+                keyset.openings.setdefault(slot, {})[header] = keyset.opening(context, header)
         return opened, None
     except FormatError as error:
         return None, type(error)(f"column {context!r}: {error.args[0]}", hint=error.hint)
