@@ -1,7 +1,8 @@
 """The price of one value through a column type's own processors, beside a bare AES-GCM call.
 
-Both run in turn in one process, so that the machine's noise meets them alike: compare the ratios, not the times. The bare
-call is a cached `AESGCM` object with a fresh IV from the kernel: bytes in, bytes out, no tenant, no header, no text.
+Both run in turn in one process, so that the machine's noise meets them alike: compare the ratios, not the times. The
+bare call is a cached `AESGCM` object with a fresh IV from the kernel: bytes in, bytes out, no tenant, no header, no
+text, no additional data.
 
     python benchmarks/hot_path.py [--json] [--rounds N] [--values N]
 """

@@ -182,10 +182,9 @@ class Keyring:
                 keyset = self._cache.get(tenant)
                 if keyset is not None and self.fresh(keyset) and (version is None or version in keyset.versions):
                     return keyset
-                flight = self._flights.get(tenant)
-                if flight is None:
-                    mine = self._flights[tenant] = _Flight()
-            if flight is None:
+                mine = _Flight()
+                flight = self._flights.setdefault(tenant, mine)
+            if flight is mine:
                 return self._lead(tenant, mine)
             flight.done.wait()
             joined += 1

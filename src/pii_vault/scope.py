@@ -84,7 +84,6 @@ class Scope:
             The codec id and the encoded plaintext.
         """
         keyset = self.renew()
-        opened: tuple[int, bytes] | None = None
         try:
             opened = keyset.open_(context, sealed)
         except KeyNotFoundError:
@@ -92,7 +91,6 @@ class Scope:
             newer = self._keyring.newer(keyset, parse(sealed).version)
             if newer is keyset:
                 raise
-        if opened is None:
             keyset = self.keyset = newer
             opened = keyset.open_(context, sealed)
         self._keyring.saw(keyset, parse(sealed).version)

@@ -301,8 +301,8 @@ def proposed_values(statement: Any) -> list[Any]:
     return [value for _, value in _upserted(upsert) if is_proposed_row(value)]
 
 
-def _upserted(upsert: Any) -> Iterable[tuple[Any, Any]]:
-    assigned = getattr(upsert, "update_values_to_set", None) or getattr(upsert, "update", None) or ()
+def _upserted(upsert: Any) -> Any:
+    assigned: Any = getattr(upsert, "update_values_to_set", None) or getattr(upsert, "update", None) or ()
     return assigned.items() if hasattr(assigned, "items") else assigned
 
 

@@ -52,7 +52,7 @@ class EncryptedType(TypeDecorator[T]):
         self._context_is_given = context is not None
 
     @property
-    def _static_cache_key(self) -> Any:
+    def _static_cache_key(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         # SQLAlchemy takes the arguments of the constructor, but not keyword-only ones.
         key: Any = super()._static_cache_key
         return (*key, ("context", self.context)) if isinstance(key, tuple) else key
