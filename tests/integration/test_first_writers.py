@@ -1,0 +1,227 @@
+"""Several processes at once, and transactions that fail: keys are stored before values, once, and stay."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, String, func, select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.support.world import World
+
+from pii_vault import EncryptedString, LocalKms, Vault
+from pii_vault.errors import KmsDeniedError, TenantExistsError
+from pii_vault.keys import TRANSITIONS, KeyState
+from pii_vault.keystore.schema import keks, keys, tenants
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(30))
+    body: Mapped[str] = mapped_column(EncryptedString())
+
+
+_WORKER = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+sys.path.insert(0, {tests!r})
+from pii_vault import LocalKms, Vault
+from test_first_writers import Note
+url, kms_file, key, what = sys.argv[1:]
+vault = Vault(url, kms=LocalKms(kms_file))
+print("ready", flush=True)
+sys.stdin.readline()
+if what == "register":
+    vault.add_tenant("new", key=key)
+    engine = create_engine(url, connect_args={{"timeout": 30}} if url.startswith("sqlite") else {{}})
+    sessions = sessionmaker(engine)
+    vault.attach(engine, sessions, tenant_column="tenant_id")
+    with vault.tenant("new"), sessions.begin() as session:
+        session.add(Note(body="by one of several"))
+else:
+    for _ in range(2):
+        vault.rotate("acme")
+"""
+
+
+def run_at_once(world: World, what: str, count: int) -> list[subprocess.Popen[str]]:
+    script = _WORKER.format(tests=str(Path(__file__).parent))
+    key = world.kms.create_key() if what == "register" else world.keys["acme"]
+    arguments = [sys.executable, "-c", script, world.url, str(world.kms_file), key, what]
+    processes = [
+        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    return processes
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [process.communicate(timeout=60)[1] for process in processes]
+
+
+@pytest.fixture
+def world(build_world: Callable[..., World], tmp_path: Path) -> World:
+    world = build_world(Base.metadata)
+    world.kms_file = tmp_path / "kms.json"  # type: ignore[attr-defined]
+    return world
+
+
+def test_processes_that_register_one_tenant_at_once_end_with_one_key(world: World) -> None:
+    errors = finish(run_at_once(world, "register", 5))
+    assert errors == [""] * 5
+    with world.engine.connect() as connection:
+        uid = connection.scalars(select(tenants.c.uid).where(tenants.c.name == "new")).one()
+        count = connection.scalar(select(func.count()).select_from(keys).where(keys.c.tenant_uid == uid))
+    assert count == 1
+    with world.session("new") as session:
+        assert [note.body for note in session.scalars(select(Note))] == ["by one of several"] * 5
+
+
+def test_processes_that_rotate_at_once_make_each_version_once(world: World) -> None:
+    with world.session() as session:
+        session.add(Note(body="before"))
+    errors = finish(run_at_once(world, "rotate", 3))
+    assert [error for error in errors if error and "being rotated by others" not in error] == []
+    with world.engine.connect() as connection:
+        uid = connection.scalars(select(tenants.c.uid).where(tenants.c.name == "acme")).one()
+        rows = connection.execute(
+            select(keys.c.version, keys.c.state).where(keys.c.tenant_uid == uid).order_by(keys.c.version)
+        ).all()
+    assert [version for version, _ in rows] == list(range(1, len(rows) + 1))
+    assert [state for _, state in rows] == ["deactivated"] * (len(rows) - 1) + ["active"]
+    world.vault.evict("acme")
+    with world.session() as session:
+        assert session.scalars(select(Note.body)).all() == ["before"]
+        session.add(Note(body="after"))
+
+
+def test_a_rolled_back_application_transaction_leaves_no_row_under_a_key_that_no_table_holds(world: World) -> None:
+    with world.vault.tenant("acme"), world.sessions() as session:
+        session.execute(select(func.count()).select_from(Note))
+        version = world.vault.rotate("acme")
+        session.rollback()
+    with world.session() as session:
+        session.add(Note(body="sealed after the rollback"))
+    with world.engine.connect() as connection:
+        header = connection.execute(text("SELECT body FROM notes")).scalar_one()
+    assert int.from_bytes(bytes(header)[5:7], "big") == version == 2
+    with world.session() as session:
+        assert session.scalars(select(Note.body)).one() == "sealed after the rollback"
+
+
+def test_a_tenant_is_not_registered_again_with_another_kms_key(world: World) -> None:
+    with pytest.raises(TenantExistsError, match="acme"):
+        world.vault.add_tenant("acme", key=world.kms.create_key())
+
+
+def test_nothing_is_registered_when_the_kms_refuses(world: World) -> None:
+    key = world.kms.create_key()
+    world.kms.disable_key(key)
+    with pytest.raises(KmsDeniedError):
+        world.vault.add_tenant("late", key=key)
+    assert world.vault.tenants() == ["acme", "glob"]
+
+
+def test_the_active_key_stays_when_the_kms_refuses_to_make_its_successor(world: World) -> None:
+    world.kms.disable_key(world.keys["acme"])
+    with pytest.raises(KmsDeniedError):
+        world.vault.rotate("acme")
+    world.kms.enable_key(world.keys["acme"])
+    world.vault.evict("acme")
+    with world.session() as session:
+        session.add(Note(body="still version 1"))
+    assert world.vault.rotate("acme") == 2
+
+
+def test_the_key_store_can_live_in_another_database(
+    sqlite_url: str, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    kms = LocalKms(tmp_path / "kms.json")
+    vault = Vault(f"sqlite:///{tmp_path / 'keys.sqlite3'}", kms=kms)
+    vault.create_all()
+    vault.add_tenant("acme", key=kms.create_key())
+    engine = make_engine(sqlite_url)
+    vault.attach(engine)
+    Base.metadata.create_all(engine)
+    with vault.tenant("acme"), Session(engine) as session, session.begin():
+        session.add(Note(tenant_id="acme", body="elsewhere"))
+        session.flush()
+        assert session.scalars(select(Note.body)).one() == "elsewhere"
+    vault.close()
+
+
+def refused(world: World, statement: object) -> None:
+    with pytest.raises(DBAPIError, match="pii_vault"), world.engine.begin() as connection:
+        connection.execute(statement)  # type: ignore[call-overload]
+
+
+def put_in_state(world: World, state: KeyState) -> None:
+    """Move acme's first key forward to a state, one legal step after another."""
+    steps = {
+        KeyState.ACTIVE: (),
+        KeyState.DEACTIVATED: ("deactivated",),
+        KeyState.COMPROMISED: ("compromised",),
+        KeyState.DESTROYED: ("deactivated", "destroyed"),
+    }[state]
+    for step in steps:
+        values = {"state": step} | ({"encrypted_key": b""} if step == "destroyed" else {})
+        with world.engine.begin() as connection:
+            connection.execute(update(keys).where(keys.c.tenant_uid == acme(world)).values(**values))
+
+
+def acme(world: World) -> bytes:
+    with world.engine.connect() as connection:
+        return bytes(connection.scalars(select(tenants.c.uid).where(tenants.c.name == "acme")).one())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b, a) for b in TRANSITIONS for a in KeyState if b is not KeyState.PRE_ACTIVE and a is not b],
+)
+def test_the_database_lets_a_key_only_move_forward(world: World, before: KeyState, after: KeyState) -> None:
+    put_in_state(world, before)
+    values: dict[str, object] = {"state": after}
+    if before is KeyState.DESTROYED:
+        values["encrypted_key"] = b"x" * 48
+    elif after is KeyState.DESTROYED:
+        values["encrypted_key"] = b""
+    statement = update(keys).where(keys.c.tenant_uid == acme(world)).values(**values)
+    if after in TRANSITIONS[before]:
+        with world.engine.begin() as connection:
+            assert connection.execute(statement).rowcount == 1
+    else:
+        refused(world, statement)
+
+
+def test_the_database_refuses_what_no_key_record_may_be(world: World) -> None:
+    uid = acme(world)
+    mine = keys.c.tenant_uid == uid
+    refused(world, keys.delete().where(mine))
+    refused(world, keks.delete().where(keks.c.tenant_uid == uid))
+    refused(world, update(keys).where(mine).values(commitment=b"x" * 32))
+    refused(world, update(keys).where(mine).values(version=2))
+    refused(world, update(keks).where(keks.c.tenant_uid == uid).values(commitment=b"x" * 32))
+    with world.engine.connect() as connection:
+        row = dict(connection.execute(select(keys).where(mine)).mappings().one())
+    for wrong in ({"version": 0}, {"version": 65536}, {"version": 1}, {"version": 2, "state": "active"}):
+        with pytest.raises(DBAPIError), world.engine.begin() as connection:
+            connection.execute(keys.insert().values({**row, "state": "pre_active", **wrong}))
+    with world.engine.begin() as connection:
+        connection.execute(keys.insert().values({**row, "version": 2, "state": "pre_active"}))
+    with pytest.raises(DBAPIError), world.engine.begin() as connection:
+        connection.execute(update(keys).where(mine, keys.c.version == 2).values(state="active"))
