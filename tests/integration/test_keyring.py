@@ -1,0 +1,337 @@
+"""The keyring: whom it asks and how often, and what it does when key records are not what they were."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, String, event, select, text, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from tests.support.world import World, make_world
+
+from pii_vault import EncryptedString, LocalKms
+from pii_vault.errors import (
+    KeyNotFoundError,
+    KeyRecordError,
+    KeyStateError,
+    KmsDeniedError,
+    KmsError,
+    PiiVaultError,
+    TenantSuspendedError,
+)
+from pii_vault.keyring import UNKNOWN_VERSIONS, Clock
+from pii_vault.keystore.schema import keks, keys, tenants
+from pii_vault.kms import KmsKey
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(30))
+    body: Mapped[str] = mapped_column(EncryptedString())
+
+
+class Hands:
+    """Clocks that stand still until they are moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.seconds, lambda: self.seconds)
+
+
+@pytest.fixture
+def unwraps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The KMS keys that were asked to unwrap, in order."""
+    asked: list[str] = []
+    original = LocalKms.unwrap
+
+    def unwrap(self: LocalKms, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> bytes:
+        asked.append(key.arn)
+        return original(self, key, blob, context)
+
+    monkeypatch.setattr(LocalKms, "unwrap", unwrap)
+    return asked
+
+
+@pytest.fixture
+def build(sqlite_url: str, tmp_path: Path, make_engine: Callable[..., Engine]) -> Callable[..., World]:
+    return lambda **options: make_world(sqlite_url, tmp_path, make_engine, Base.metadata, **options)
+
+
+def write(world: World, body: str, tenant: str = "acme") -> None:
+    with world.session(tenant) as session:
+        session.add(Note(body=body))
+
+
+def read(world: World, tenant: str = "acme") -> list[str]:
+    with world.session(tenant) as session:
+        return list(session.scalars(select(Note.body).where(Note.tenant_id == tenant).order_by(Note.id)))
+
+
+def change(world: World, *statements: Any) -> None:
+    """Write to the key store past every trigger, as somebody who owns the database can."""
+    with world.engine.begin() as connection:
+        for name in connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).all():
+            connection.execute(text(f"DROP TRIGGER {name}"))
+        for statement in statements:
+            connection.execute(statement)
+
+
+def uid(world: World, tenant: str = "acme") -> bytes:
+    with world.engine.connect() as connection:
+        return bytes(connection.scalars(select(tenants.c.uid).where(tenants.c.name == tenant)).one())
+
+
+def test_a_warm_scope_asks_neither_the_kms_nor_the_key_store(build: Callable[..., World], unwraps: list[str]) -> None:
+    world = build()
+    write(world, "one")
+    asked = len(unwraps)
+    statements: list[str] = []
+    event.listen(world.vault._engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    write(world, "two")
+    assert read(world) == ["one", "two"]
+    assert (len(unwraps) - asked, statements) == (0, [])
+
+
+def test_sixty_four_cold_threads_ask_the_kms_once(build: Callable[..., World], unwraps: list[str]) -> None:
+    world = build()
+    unwraps.clear()
+    together = threading.Barrier(64)
+
+    def enter(_: int) -> str:
+        together.wait()
+        with world.vault.tenant("acme") as scope:
+            return scope.tenant
+
+    with ThreadPoolExecutor(64) as pool:
+        assert set(pool.map(enter, range(64))) == {"acme"}
+    assert len(unwraps) == 1
+
+
+def test_a_failure_is_shared_by_those_who_wait_and_not_kept(build: Callable[..., World], unwraps: list[str]) -> None:
+    world = build()
+    world.kms.disable_key(world.keys["acme"])
+    unwraps.clear()
+    together = threading.Barrier(16)
+
+    def enter(_: int) -> str:
+        together.wait()
+        try:
+            with world.vault.tenant("acme"):
+                return "entered"
+        except KmsDeniedError:
+            return "denied"
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(enter, range(16))) == {"denied"}
+    assert len(unwraps) <= 16
+    world.kms.enable_key(world.keys["acme"])
+    write(world, "again")
+    assert read(world) == ["again"]
+
+
+def test_without_a_time_to_live_every_scope_asks(build: Callable[..., World], unwraps: list[str]) -> None:
+    world = build(ttl=0)
+    unwraps.clear()
+    write(world, "one")
+    assert read(world) == ["one"]
+    assert len(unwraps) == 2
+
+
+def test_what_another_process_sealed_with_a_newer_key_is_read_at_once(
+    build: Callable[..., World], tmp_path: Path
+) -> None:
+    world = build()
+    write(world, "version 1")
+    script = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+sys.path.insert(0, sys.argv[3])
+from pii_vault import LocalKms, Vault
+from test_keyring import Note
+vault = Vault(sys.argv[1], kms=LocalKms(sys.argv[2]))
+vault.rotate("acme")
+engine = create_engine(sys.argv[1])
+sessions = sessionmaker(engine)
+vault.attach(engine, sessions, tenant_column="tenant_id")
+with vault.tenant("acme"), sessions.begin() as session:
+    session.add(Note(body="version 2"))
+"""
+    arguments = [world.url, str(tmp_path / "kms.json"), str(Path(__file__).parent)]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, timeout=60)
+    assert read(world) == ["version 1", "version 2"]
+
+
+def test_forged_versions_are_not_found_without_a_storm_of_calls(
+    build: Callable[..., World], unwraps: list[str]
+) -> None:
+    hands = Hands()
+    world = build(clock=hands.clock())
+    write(world, "genuine")
+    with world.engine.connect() as connection:
+        genuine = bytes(connection.execute(text("SELECT body FROM notes")).scalar_one())
+    unwraps.clear()
+    for version in range(100, 200):
+        forged = genuine[:5] + version.to_bytes(2, "big") + genuine[7:]
+        change(world, text("UPDATE notes SET body = :body").bindparams(body=forged))
+        with pytest.raises(KeyNotFoundError):
+            read(world)
+    assert len(unwraps) == UNKNOWN_VERSIONS
+    hands.seconds += 6
+    with pytest.raises(KeyNotFoundError):
+        read(world)
+    assert len(unwraps) == UNKNOWN_VERSIONS + 1
+
+
+def test_eviction_reaches_a_scope_that_is_open(build: Callable[..., World], unwraps: list[str]) -> None:
+    world = build()
+    write(world, "one")
+    with world.vault.tenant("acme"), world.sessions() as session:
+        world.kms.disable_key(world.keys["acme"])
+        assert session.scalars(select(Note.body)).all() == ["one"]
+        world.vault.evict("acme")
+        with pytest.raises(KmsDeniedError):
+            session.scalars(select(Note.body)).all()
+
+
+def test_a_suspended_tenant_is_refused(build: Callable[..., World]) -> None:
+    world = build()
+    change(world, update(tenants).where(tenants.c.name == "acme").values(suspended=True))
+    with pytest.raises(TenantSuspendedError, match="acme"):
+        write(world, "no")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"encrypted_key": b"x" * 48},
+        {"iv": b"x" * 12},
+        {"commitment": b"x" * 32},
+        {"activation_mac": b"x" * 32},
+        {"epoch": 2},
+        {"version": 2},
+        {"kek_generation": 2},
+        {"algorithm": 2},
+        {"purpose": "index"},
+        {"state": "deactivated"},
+        {"state": "compromised"},
+        {"state": "pre_active"},
+    ],
+    ids=lambda values: "-".join(f"{name} {value!r:.12}" for name, value in values.items()),
+)
+def test_a_changed_key_record_gives_an_error_and_no_value(build: Callable[..., World], values: dict[str, Any]) -> None:
+    world = build(ttl=0)
+    write(world, "sealed")
+    change(world, update(keys).where(keys.c.tenant_uid == uid(world)).values(**values))
+    for use in (lambda: read(world), lambda: write(world, "never")):
+        with pytest.raises((KeyRecordError, KeyStateError)):
+            use()
+    with world.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM notes")).scalar_one() == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"wrapped": b"x" * 100}, {"commitment": b"x" * 32}, {"generation": 2}, {"kms_key_arn": "alias/other"}],
+    ids=lambda values: next(iter(values)),
+)
+def test_a_changed_kek_record_gives_an_error_and_no_value(build: Callable[..., World], values: dict[str, Any]) -> None:
+    world = build(ttl=0)
+    write(world, "sealed")
+    change(world, update(keks).where(keks.c.tenant_uid == uid(world)).values(**values))
+    with pytest.raises((KeyRecordError, KmsError)):
+        read(world)
+
+
+def test_key_records_swapped_between_tenants_open_nothing(build: Callable[..., World]) -> None:
+    world = build(ttl=0)
+    write(world, "of acme")
+    columns = [keys.c.encrypted_key, keys.c.iv, keys.c.commitment, keys.c.activation_mac]
+    with world.engine.connect() as connection:
+        glob = connection.execute(select(*columns).where(keys.c.tenant_uid == uid(world, "glob"))).mappings().one()
+    change(world, update(keys).where(keys.c.tenant_uid == uid(world)).values(**glob))
+    with pytest.raises(KeyRecordError):
+        read(world)
+
+
+def test_a_key_table_that_was_rolled_back_is_not_sealed_with(build: Callable[..., World]) -> None:
+    world = build(ttl=0)
+    write(world, "version 1")
+    with world.engine.connect() as connection:
+        before = dict(connection.execute(select(keys).where(keys.c.tenant_uid == uid(world))).mappings().one())
+    assert world.vault.rotate("acme") == 2
+    write(world, "version 2")
+    change(
+        world,
+        keys.delete().where(keys.c.tenant_uid == uid(world)),
+        keys.insert().values(**before),
+    )
+    with pytest.raises(KeyRecordError, match="rolled back"):
+        write(world, "never")
+
+
+def test_a_process_that_opens_a_newer_value_does_not_seal_with_an_older_key(
+    build: Callable[..., World], tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    world = build(ttl=0)
+    write(world, "version 1")
+    world.vault.rotate("acme")
+    write(world, "version 2")
+    mine = keys.c.tenant_uid == uid(world)
+    change(
+        world,
+        update(keys).where(mine, keys.c.version == 2).values(state="pre_active", epoch=0, activation_mac=b""),
+        update(keys).where(mine, keys.c.version == 1).values(state="active"),
+    )
+    fresh = World(world.url, world.kms, world.keys, type(world.vault)(world.url, kms=world.kms, ttl=0), *([None] * 2))  # type: ignore[arg-type]
+    fresh.engine = make_engine(world.url)
+    fresh.sessions = type(world.sessions)(fresh.engine)
+    fresh.vault.attach(fresh.engine, fresh.sessions, tenant_column="tenant_id")
+    assert read(fresh) == ["version 1", "version 2"]
+    with pytest.raises(PiiVaultError, match="rolled back"):
+        write(fresh, "never")
+    fresh.vault.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_forked_children_repeat_no_iv_and_wait_for_no_lock(build: Callable[..., World]) -> None:
+    world = build()
+    column = Note.__table__.c.body.type.dialect_impl(world.engine.dialect)
+    seal = column.bind_processor(world.engine.dialect)
+    with world.vault.tenant("acme"):
+        seal("warm")
+        children = []
+        for _ in range(8):
+            reader, writer = os.pipe()
+            with world.vault._keyring._lock:  # held by the parent at the moment of the fork
+                child = os.fork()
+            if child == 0:
+                os.close(reader)
+                with os.fdopen(writer, "wb") as out:
+                    out.write(b"".join(seal("x")[10:22] for _ in range(10_000)))
+                    with world.vault.tenant("glob"):
+                        out.write(b"glob" * 3)
+                os._exit(0)
+            os.close(writer)
+            children.append((child, reader))
+        ivs: list[bytes] = []
+        for child, reader in children:
+            with os.fdopen(reader, "rb") as source:
+                data = source.read()
+            assert os.waitpid(child, 0)[1] == 0
+            assert data.endswith(b"glob" * 3)
+            ivs.extend(data[at : at + 12] for at in range(0, 120_000, 12))
+    assert len(set(ivs)) == 80_000
