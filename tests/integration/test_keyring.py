@@ -1,6 +1,7 @@
 """The keyring: whom it asks and how often, and what it does when key records are not what they were."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -311,14 +312,24 @@ def test_forked_children_repeat_no_iv_and_wait_for_no_lock(build: Callable[..., 
     world = build()
     column = Note.__table__.c.body.type.dialect_impl(world.engine.dialect)
     seal = column.bind_processor(world.engine.dialect)
+    lock, forked, held = world.vault._keyring._lock, threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            forked.wait()
+
     with world.vault.tenant("acme"):
         seal("warm")
         children = []
+        holder = threading.Thread(target=hold)  # a thread that no child has
+        holder.start()
+        held.wait()
         for _ in range(8):
             reader, writer = os.pipe()
-            with world.vault._keyring._lock:  # held by the parent at the moment of the fork
-                child = os.fork()
+            child = os.fork()
             if child == 0:
+                signal.alarm(30)
                 os.close(reader)
                 with os.fdopen(writer, "wb") as out:
                     out.write(b"".join(seal("x")[10:22] for _ in range(10_000)))
@@ -327,6 +338,8 @@ def test_forked_children_repeat_no_iv_and_wait_for_no_lock(build: Callable[..., 
                 os._exit(0)
             os.close(writer)
             children.append((child, reader))
+        forked.set()
+        holder.join()
         ivs: list[bytes] = []
         for child, reader in children:
             with os.fdopen(reader, "rb") as source:
