@@ -208,6 +208,19 @@ def test_the_database_lets_a_key_only_move_forward(world: World, before: KeyStat
         refused(world, statement)
 
 
+def test_the_database_lets_nobody_empty_or_replace_key_records(world: World) -> None:
+    for table in ("keys", "keks"):
+        if world.engine.dialect.name == "postgresql":
+            refused(world, text(f"TRUNCATE pii_vault_{table}"))
+        else:
+            columns = [column.name for column in (keys if table == "keys" else keks).columns]
+            new = ["'pre_active'" if name == "state" and table == "keys" else name for name in columns]
+            replaced = f"SELECT {', '.join(new)} FROM pii_vault_{table} WHERE tenant_uid = :uid"
+            refused(world, text(f"INSERT OR REPLACE INTO pii_vault_{table} {replaced}").bindparams(uid=acme(world)))
+    with world.session() as session:
+        session.add(Note(body="still sealed"))
+
+
 def test_the_database_refuses_what_no_key_record_may_be(world: World) -> None:
     uid = acme(world)
     mine = keys.c.tenant_uid == uid

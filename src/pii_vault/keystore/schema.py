@@ -191,6 +191,9 @@ _FIXED = {
 """Columns that nothing legitimate ever changes. (A re-wrap changes the wrapped bytes and the KMS key's address.)"""
 
 
+_KEYS = {"keys": ("tenant_uid", "purpose", "version"), "keks": ("tenant_uid", "generation")}
+
+
 def trigger_statements(dialect: str) -> list[str]:
     """Return the statements that let key records only be added and moved forward."""
     make = _postgresql if dialect == "postgresql" else _sqlite
@@ -211,13 +214,18 @@ def _illegal_update(table: str) -> str:
     return f"{moved} OR {changed}"
 
 
+def _exists(table: str) -> str:
+    key = " AND ".join(f"{column} = NEW.{column}" for column in _KEYS[table])
+    return f"EXISTS (SELECT 1 FROM pii_vault_{table} WHERE {key})"  # noqa: S608 - our own names
+
+
 def _postgresql(table: str, insert_rule: str, illegal_insert: str) -> list[str]:
     name = f"pii_vault_{table}_forward_only"
     return [
         f"""
 CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  IF TG_OP = 'DELETE' THEN
+  IF TG_OP IN ('DELETE', 'TRUNCATE') THEN
     RAISE EXCEPTION 'pii_vault: key records are never deleted' USING ERRCODE = '23514';
   ELSIF TG_OP = 'INSERT' THEN
     IF {illegal_insert} THEN
@@ -230,14 +238,16 @@ BEGIN
 END $$""",
         f"CREATE TRIGGER {name} BEFORE INSERT OR UPDATE OR DELETE ON pii_vault_{table} "
         f"FOR EACH ROW EXECUTE FUNCTION {name}()",
+        f"CREATE TRIGGER {name}_truncate BEFORE TRUNCATE ON pii_vault_{table} FOR EACH STATEMENT "
+        f"EXECUTE FUNCTION {name}()",
     ]
 
 
 def _sqlite(table: str, insert_rule: str, illegal_insert: str) -> list[str]:
-    def trigger(operation: str, condition: str, rule: str) -> str:
+    def trigger(operation: str, condition: str, rule: str, name: str | None = None) -> str:
         when = f"WHEN {condition} " if condition else ""
         return (
-            f"CREATE TRIGGER pii_vault_{table}_{operation.lower()} BEFORE {operation} ON pii_vault_{table} "
+            f"CREATE TRIGGER pii_vault_{table}_{name or operation.lower()} BEFORE {operation} ON pii_vault_{table} "
             f"FOR EACH ROW {when}BEGIN SELECT RAISE(ABORT, 'pii_vault: {rule}'); END"
         )
 
@@ -245,6 +255,8 @@ def _sqlite(table: str, insert_rule: str, illegal_insert: str) -> list[str]:
         trigger("INSERT", illegal_insert, insert_rule),
         trigger("UPDATE", _illegal_update(table), "key records only move forward"),
         trigger("DELETE", "", "key records are never deleted"),
+        # INSERT OR REPLACE deletes what is there without asking the trigger for that.
+        trigger("INSERT", _exists(table), "key records are never replaced", "replace"),
     ]
 
 

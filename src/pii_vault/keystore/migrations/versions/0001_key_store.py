@@ -169,13 +169,20 @@ def _create_keys() -> None:
     )
 
 
+_EXISTS = {
+    "keys": "EXISTS (SELECT 1 FROM pii_vault_keys WHERE tenant_uid = NEW.tenant_uid AND purpose = NEW.purpose "
+    "AND version = NEW.version)",
+    "keks": "EXISTS (SELECT 1 FROM pii_vault_keks WHERE tenant_uid = NEW.tenant_uid AND generation = NEW.generation)",
+}
+
+
 def _postgresql_triggers(table: str, illegal_insert: str, insert_rule: str, illegal_update: str) -> None:
     name = f"pii_vault_{table}_forward_only"
     op.execute(
         f"""
 CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  IF TG_OP = 'DELETE' THEN
+  IF TG_OP IN ('DELETE', 'TRUNCATE') THEN
     RAISE EXCEPTION 'pii_vault: key records are never deleted' USING ERRCODE = '23514';
   ELSIF TG_OP = 'INSERT' THEN
     IF {illegal_insert} THEN
@@ -191,16 +198,21 @@ END $$"""
         f"CREATE TRIGGER {name} BEFORE INSERT OR UPDATE OR DELETE ON pii_vault_{table} "
         f"FOR EACH ROW EXECUTE FUNCTION {name}()"
     )
+    op.execute(
+        f"CREATE TRIGGER {name}_truncate BEFORE TRUNCATE ON pii_vault_{table} FOR EACH STATEMENT "
+        f"EXECUTE FUNCTION {name}()"
+    )
 
 
 def _sqlite_triggers(table: str, illegal_insert: str, insert_rule: str, illegal_update: str) -> None:
     _sqlite_trigger(table, "INSERT", f"WHEN {illegal_insert} ", insert_rule)
     _sqlite_trigger(table, "UPDATE", f"WHEN {illegal_update} ", "key records only move forward")
     _sqlite_trigger(table, "DELETE", "", "key records are never deleted")
+    _sqlite_trigger(table, "INSERT", f"WHEN {_EXISTS[table]} ", "key records are never replaced", "replace")
 
 
-def _sqlite_trigger(table: str, operation: str, condition: str, rule: str) -> None:
+def _sqlite_trigger(table: str, operation: str, condition: str, rule: str, name: str | None = None) -> None:
     op.execute(
-        f"CREATE TRIGGER pii_vault_{table}_{operation.lower()} BEFORE {operation} ON pii_vault_{table} "
+        f"CREATE TRIGGER pii_vault_{table}_{name or operation.lower()} BEFORE {operation} ON pii_vault_{table} "
         f"FOR EACH ROW {condition}BEGIN SELECT RAISE(ABORT, 'pii_vault: {rule}'); END"
     )
