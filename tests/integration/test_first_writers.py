@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ if what == "register":
     with vault.tenant("new"), sessions.begin() as session:
         session.add(Note(body="by one of several"))
 else:
-    for _ in range(2):
+    for _ in range(2 if what == "rotate" else 10_000):
         vault.rotate("acme")
 """
 
@@ -108,6 +109,30 @@ def test_processes_that_rotate_at_once_make_each_version_once(world: World) -> N
     with world.session() as session:
         assert session.scalars(select(Note.body)).all() == ["before"]
         session.add(Note(body="after"))
+
+
+def test_rotations_killed_at_any_moment_leave_what_the_next_one_goes_on_from(world: World) -> None:
+    with world.session() as session:
+        session.add(Note(body="before"))
+    for number, process in enumerate(run_at_once(world, "rotate for ever", 6)):
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        time.sleep(0.02 + 0.017 * number)
+        process.kill()
+        process.communicate()
+        world.vault.evict("acme")
+        with world.session() as session:
+            assert session.scalars(select(Note.body)).first() == "before"
+            session.add(Note(body=f"after {number}"))
+    newest = world.vault.rotate("acme")
+    with world.engine.connect() as connection:
+        mine = keys.c.tenant_uid == acme(world)
+        rows = connection.execute(select(keys.c.version, keys.c.state).where(mine).order_by(keys.c.version)).all()
+    assert [version for version, _ in rows] == list(range(1, newest + 1))
+    assert [state for _, state in rows] == ["deactivated"] * (newest - 1) + ["active"]
+    with world.session() as session:
+        assert len(session.scalars(select(Note.body)).all()) == 7
 
 
 def test_a_rolled_back_application_transaction_leaves_no_row_under_a_key_that_no_table_holds(world: World) -> None:
