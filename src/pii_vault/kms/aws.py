@@ -1,6 +1,6 @@
 """AWS KMS as a `KmsProvider`: one assumed role a customer, own timeouts, typed errors.
 
-The only module that knows boto3.
+Only this module and `aws_admin`, which serves the demo, know boto3.
 
 Promises: a key is always named by its full ARN, and the answer must name the same; no call takes longer than
 `attempts` x (connect + read timeout) plus back-off of at most a second each, name resolution aside; only

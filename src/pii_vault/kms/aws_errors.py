@@ -1,7 +1,7 @@
 """Which of the five `KmsError` classes an AWS error code means, as one table.
 
 Pure: codes, a status and a message in, an error out. `LocalKms` answers with AWS's codes and uses the same
-    table, so that a program meets the same classes in development. The reasons stand in docs/security.md.
+table, so that a program meets the same classes in development.
 """
 
 from __future__ import annotations
