@@ -9,7 +9,10 @@ from tests.support.command import environment
 
 import pii_vault
 
-OPTIONAL = ("boto3", "botocore", "alembic", "mako", "typer", "click", "rich", "psycopg", "asyncpg", "aiosqlite")
+OPTIONAL = (
+    *("boto3", "botocore", "alembic", "mako", "typer", "click", "rich", "psycopg", "asyncpg", "aiosqlite"),
+    *("pydantic", "pydantic_settings", "dotenv"),
+)
 
 PUBLIC = [
     "AwsKms",
