@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 
@@ -65,6 +65,7 @@ class KmsKeyDescription:
         usage: ``ENCRYPT_DECRYPT`` for a key that we can use.
         spec: ``SYMMETRIC_DEFAULT`` for a key that we can use.
         created_at: When it was made, if the KMS says so.
+        key_material_id: Which material it wraps with now, if the KMS says so; it changes when the KMS key is rotated.
     """
 
     arn: str
@@ -74,6 +75,7 @@ class KmsKeyDescription:
     usage: str
     spec: str
     created_at: datetime | None = None
+    key_material_id: str | None = None
 
 
 @runtime_checkable
@@ -106,4 +108,20 @@ class KmsProvider(Protocol):
         Raises:
             KmsConfigurationError: an alias, another provider's address, a role in another account.
         """
+        ...
+
+
+@runtime_checkable
+class KmsLifecycle(KmsProvider, Protocol):
+    """A KMS that also answers what the lifecycle of keys asks."""
+
+    def check_unwrap(self, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
+        """Raise what `unwrap` would raise for want of permission or because of the key's state.
+
+        No plaintext leaves the KMS.
+        """
+        ...
+
+    def rotation_period(self, key: KmsKey) -> timedelta | None:
+        """Return how often the KMS rotates this key by itself, or None when it does not."""
         ...
