@@ -18,7 +18,8 @@ from pii_vault.errors import (
     KmsUnavailableError,
 )
 from pii_vault.kms import KmsKey
-from pii_vault.kms.aws import AwsKms, _translated
+from pii_vault.kms.aws import AwsKms
+from pii_vault.kms.aws_calls import translated
 from pii_vault.kms.aws_errors import error_class
 
 CONTEXT = {"pii-vault:tenant": "0123"}
@@ -281,7 +282,7 @@ def test_an_exception_of_botocore_has_a_class(error: Exception, expected: type[K
         raise error
 
     with pytest.raises(KmsError) as caught:
-        _translated("GenerateDataKey", "arn:aws:kms:x", fail)
+        translated("GenerateDataKey", "arn:aws:kms:x", fail)
     assert type(caught.value) is expected
     assert (caught.value.__cause__ is error) is chained
     assert caught.value.__context__ in (None, caught.value.__cause__)
@@ -296,9 +297,9 @@ def test_an_unknown_exception_of_botocore_follows_the_rule_for_unknown_codes() -
         raise botocore.exceptions.BotoCoreError
 
     with pytest.raises(KmsDeniedError):
-        _translated("GenerateDataKey", "arn", fail)
+        translated("GenerateDataKey", "arn", fail)
     with pytest.raises(KmsUnavailableError):
-        _translated("Decrypt", "arn", fail)
+        translated("Decrypt", "arn", fail)
 
 
 def test_a_refusal_of_our_own_role_is_not_the_customers() -> None:
@@ -311,7 +312,7 @@ def test_a_refusal_of_our_own_role_is_not_the_customers() -> None:
 
     for step in (None, "AssumeRole"):
         with pytest.raises(KmsCredentialsError):
-            _translated("Decrypt", "arn", fail, step=step)
+            translated("Decrypt", "arn", fail, step=step)
 
 
 def test_the_message_of_an_invalid_state_is_read_as_words() -> None:

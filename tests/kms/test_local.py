@@ -106,7 +106,7 @@ def test_a_failed_write_leaves_the_old_file(kms: LocalKms, path: Path, monkeypat
 def test_no_key_material_stands_in_a_representation(kms: LocalKms, path: Path) -> None:
     kms.create_key()
     materials = [secret for key in json.loads(path.read_text())["keys"].values() for _, secret in key["materials"]]
-    kms.describe(KmsKey(next(iter(kms._file.read()))))
+    kms.describe(KmsKey(next(iter(kms._file.read().keys))))
     shown = repr(kms) + repr(vars(kms)) + repr(kms._file.read())
     assert len(materials) == 1
     assert materials[0] not in shown

@@ -1,14 +1,29 @@
-"""AWS KMS as a `KmsProvider`: one assumed role a customer, own timeouts, typed errors.
+"""AWS KMS as a `KmsLifecycle`: one assumed role a customer, own timeouts, typed errors.
 
-Only this module and `aws_admin`, which serves the demo, know boto3.
+Promises: a key is always named by its full ARN, and an answer that brings a key or describes one must name the same;
+no call takes longer than `attempts` x (connect + read timeout) plus back-off of at most a second each, name
+resolution aside; only `KmsUnavailableError` is tried again; no error, log or repr holds a credential, a wrapped key
+or a plaintext.
 
-Promises: a key is always named by its full ARN, and the answer must name the same; no call takes longer than
-`attempts` x (connect + read timeout) plus back-off of at most a second each, name resolution aside; only
-`KmsUnavailableError` is tried again; no error, log or repr holds a credential, a wrapped key or a plaintext.
+It does not cache keys, does not choose a key, and never calls ``kms:Encrypt``.
 
-It does not cache keys, does not choose a key, and never calls ``kms:Encrypt``. The IAM permissions stand at
-each method; those for a tenant's runtime role are ``kms:GenerateDataKey``, ``kms:Decrypt`` and
-``kms:DescribeKey`` on the key, and ``sts:AssumeRole`` for our own identity on the role.
+IAM, by task; each method names its own. All on full key ARNs:
+
+=============  ================================================================================================
+runtime        ``kms:Decrypt`` on the tenant's key.
+rotation       ``kms:GenerateDataKey``, ``kms:Decrypt`` and ``kms:DescribeKey`` on it; a first key needs the same.
+               ``kms:GetKeyRotationStatus`` too, for a tenant whose period is that of its KMS key.
+re-wrap        ``kms:ReEncryptFrom`` on the old key and ``kms:ReEncryptTo`` on the new one, for the old key's role.
+               ``kms:ReEncryptFrom`` and ``kms:ReEncryptTo`` on the new key for the new key's role, to prove the
+               new wrap without a plaintext; the condition ``kms:ReEncryptOnSameKey`` may stand at both.
+validation     ``kms:DescribeKey`` and ``kms:Decrypt``; a dry run needs no other.
+with a role    ``sts:AssumeRole`` on it, for our own identity; the role's trust policy names that and the ExternalId.
+=============  ================================================================================================
+
+``kms:DescribeKey`` and ``kms:GetKeyRotationStatus`` carry no encryption context: a statement with conditions on
+``kms:EncryptionContext:*`` denies them, so they stand in one of their own; all the others can be limited by it.
+Within the key's account the key policy is enough. Whoever comes from another account, as the old key's role does to
+a new key elsewhere, needs a policy of its own as well.
 
 Removing a role's trust stops the next AssumeRole, not credentials that are out already. They live
 `session_seconds`: 900 by default, the least that STS allows. Disabling the key or changing its policy acts at
@@ -24,26 +39,34 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, cast
 
 from ..errors import (
     ConfigurationError,
     KmsConfigurationError,
     KmsCredentialsError,
-    KmsError,
     KmsUnavailableError,
 )
-from .aws_answers import KEY_BYTES, Answer, check_blob, check_key, description, plaintext, wrapped
+from .aws_answers import (
+    KEY_BYTES,
+    Answer,
+    check_blob,
+    check_key,
+    description,
+    plaintext,
+    rotation_period,
+    unexpected,
+    wrapped,
+)
 from .aws_arn import key_address
+from .aws_calls import client_config, require_boto3, translated
 from .aws_clients import ClientCache, ClientKey, Lease
-from .aws_errors import OWN_CREDENTIALS, exception_code, kms_error, may_be_chained
-from .aws_silence import silenced
+from .aws_errors import OWN_CREDENTIALS, kms_error
 from .base import GeneratedKey, KmsKey, KmsKeyDescription, WrappedKey
 
 if TYPE_CHECKING:
     from boto3.session import Session
-    from botocore.exceptions import ClientError
 
 _SESSION_NAME: Final = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 _GLOBAL_STS: Final = "https://sts.amazonaws.com"
@@ -61,6 +84,7 @@ class _Client(Protocol):
     def decrypt(self, **arguments: object) -> Answer: ...
     def re_encrypt(self, **arguments: object) -> Answer: ...
     def describe_key(self, **arguments: object) -> Answer: ...
+    def get_key_rotation_status(self, **arguments: object) -> Answer: ...
     def assume_role(self, **arguments: object) -> Answer: ...
 
 
@@ -106,7 +130,7 @@ class AwsKms:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        _require_boto3()
+        require_boto3()
         if not (connect_timeout > 0 and read_timeout > 0 and attempts >= 1 and max_clients >= 1):
             raise ConfigurationError("AwsKms: timeouts are above 0, attempts and max_clients at least 1")
         if not 900 <= session_seconds <= 43_200:
@@ -210,6 +234,40 @@ class AwsKms:
         answer = self._call("DescribeKey", key, lambda client: client.describe_key(KeyId=key.arn))
         return description(answer, address)
 
+    def check_unwrap(self, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
+        """Raise what `unwrap` would raise, for whatever reason; nothing is decrypted for us.
+
+        AWS makes every check of a real call, those of blob and context too, and sends no plaintext.
+
+        IAM: ``kms:Decrypt`` on the key, as for `unwrap`.
+
+        Raises:
+            KmsCorruptError: also for an endpoint that takes a dry run for a real call.
+        """
+        address = key_address(key)
+        check_blob(blob, "Decrypt", address)
+        request = {"KeyId": key.arn, "CiphertextBlob": blob, "EncryptionContext": dict(context), "DryRun": True}
+        if not self._call("Decrypt", key, lambda client: _would_succeed(lambda: client.decrypt(**request))):
+            raise unexpected("the answer to a dry run is a real one", "Decrypt", address)
+
+    def rotation_period(self, key: KmsKey) -> timedelta | None:
+        """Return how often AWS rotates this key by itself, or None when it does not.
+
+        IAM: ``kms:GetKeyRotationStatus`` on the key, in a statement without encryption-context conditions: this
+        call carries no context.
+        """
+        address = key_address(key)
+        try:
+            answer = self._call(
+                "GetKeyRotationStatus", key, lambda client: client.get_key_rotation_status(KeyId=key.arn)
+            )
+        except KmsConfigurationError as error:
+            # Imported material and custom key stores: AWS has no automatic rotation for them.
+            if error.code == "UnsupportedOperationException":
+                return None
+            raise
+        return rotation_period(answer, address)
+
     def validate_key(self, key: KmsKey) -> None:
         """Refuse an address that AWS KMS cannot mean, before any call. Needs no IAM permission.
 
@@ -218,7 +276,7 @@ class AwsKms:
         """
         key_address(key)
 
-    def _call(self, operation: str, key: KmsKey, send: Callable[[_Client], Answer]) -> Answer:
+    def _call(self, operation: str, key: KmsKey, send: Callable[[_Client], ResultT]) -> ResultT:
         # botocore's own retries are off: they take LimitExceededException for a throttle, and they cannot
         # know which of our classes may be tried again.
         for attempt in range(1, self._attempts):
@@ -228,17 +286,17 @@ class AwsKms:
                 self._sleep(random.uniform(0, min(1.0, 0.1 * 2**attempt)))  # noqa: S311 - jitter, no secret
         return self._call_once(operation, key, send)
 
-    def _call_once(self, operation: str, key: KmsKey, send: Callable[[_Client], Answer]) -> Answer:
+    def _call_once(self, operation: str, key: KmsKey, send: Callable[[_Client], ResultT]) -> ResultT:
         identity = ClientKey(key_address(key).region, key.role_arn, key.external_id)
         try:
             client = self._client(operation, key, identity)
-            return _translated(operation, key.arn, lambda: send(client))
+            return translated(operation, key.arn, lambda: send(client))
         except KmsCredentialsError:
             # Once more with fresh ones: ours may have been rotated, the assumed ones may have ended early.
             self._clients.drop(identity)
             self._forget_own_session()
         client = self._client(operation, key, identity)
-        return _translated(operation, key.arn, lambda: send(client))
+        return translated(operation, key.arn, lambda: send(client))
 
     def _client(self, operation: str, key: KmsKey, identity: ClientKey) -> _Client:
         def make() -> Lease[_Client]:
@@ -264,7 +322,7 @@ class AwsKms:
         }
         if key.external_id is not None:
             arguments["ExternalId"] = key.external_id
-        answer = _translated(operation, key.arn, lambda: sts.assume_role(**arguments), step="AssumeRole")
+        answer = translated(operation, key.arn, lambda: sts.assume_role(**arguments), step="AssumeRole")
         credentials = answer.get("Credentials")
         if not isinstance(credentials, Mapping) or not isinstance(credentials.get("Expiration"), datetime):
             raise kms_error("ResponseParserError", operation, key.arn, step="AssumeRole")
@@ -278,10 +336,10 @@ class AwsKms:
         """
         with self._session_lock:
             session = self._own_session(operation, key)
-            credentials = _translated(operation, key.arn, session.get_credentials, step=OWN_CREDENTIALS)
+            credentials = translated(operation, key.arn, session.get_credentials, step=OWN_CREDENTIALS)
         if credentials is None:
             raise kms_error("NoCredentialsError", operation, key.arn, step=OWN_CREDENTIALS)
-        _translated(operation, key.arn, credentials.get_frozen_credentials, step=OWN_CREDENTIALS)
+        translated(operation, key.arn, credentials.get_frozen_credentials, step=OWN_CREDENTIALS)
 
     def _sts_client(self, operation: str, key: KmsKey) -> _Client:
         client = self._new_client(operation, key, "sts")
@@ -304,7 +362,7 @@ class AwsKms:
         options: dict[str, Any] = {
             "region_name": key_address(key).region,
             "endpoint_url": endpoint_url or given,
-            "config": _client_config(*self._timeouts),
+            "config": client_config(*self._timeouts),
         }
         if credentials is not None:
             options["aws_access_key_id"] = credentials.get("AccessKeyId")
@@ -313,14 +371,14 @@ class AwsKms:
         # Clients are thread-safe, but making one from a session is not.
         with self._session_lock:
             session = self._own_session(operation, key)
-            made = _translated(operation, key.arn, lambda: session.client(service, **options), step="making a client")
+            made = translated(operation, key.arn, lambda: session.client(service, **options), step="making a client")
         return cast(_Client, made)
 
     def _own_session(self, operation: str, key: KmsKey) -> Session:
         if self._session is None:
             from boto3.session import Session
 
-            self._session = _translated(operation, key.arn, Session, step=OWN_CREDENTIALS)
+            self._session = translated(operation, key.arn, Session, step=OWN_CREDENTIALS)
         return self._session
 
     def _forget_own_session(self) -> None:
@@ -346,56 +404,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _require_boto3() -> None:
-    try:
-        import boto3.session  # noqa: F401
-        import botocore.config  # noqa: F401
-    except ImportError:
-        raise ConfigurationError("AWS KMS needs boto3", hint="pip install boto3") from None
-
-
-def _client_config(connect_timeout: float, read_timeout: float) -> object:
-    from botocore.config import Config
-
-    return Config(
-        connect_timeout=connect_timeout,
-        read_timeout=read_timeout,
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        max_pool_connections=32,
-    )
-
-
-def _translated(operation: str, arn: str, call: Callable[[], ResultT], *, step: str | None = None) -> ResultT:
-    """Run one call of boto3; turn what it raises into our error."""
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
+def _would_succeed(dry_run: Callable[[], Answer]) -> bool:
+    """Tell whether a dry run of Decrypt was answered as one that would succeed; a refusal is raised."""
+    from botocore.exceptions import ClientError
 
     try:
-        with silenced():
-            return call()
+        dry_run()
     except ClientError as error:
-        failure, cause = _client_failure(error, operation, arn, step), error
-    except (BotoCoreError, ResponseParserError, ValueError) as error:
-        failure = kms_error(exception_code(error), operation, arn, step=step)
-        cause = error if may_be_chained(error) else None
-    if cause is not None:
-        # The frames below hold signed requests and credentials, and error reporters print frames.
-        cause.__traceback__ = cause.__cause__ = cause.__context__ = None
-    # Raised out here, so that an exception that may quote parameters is not kept as __context__ either.
-    raise failure from cause
-
-
-def _client_failure(error: ClientError, operation: str, arn: str, step: str | None) -> KmsError:
-    answered = error.response.get("Error", {})
-    expected = "AssumeRole" if step == "AssumeRole" else operation
-    if error.operation_name != expected:
-        # botocore refreshes our own credentials inside any call; their refusal is not the customer's.
-        step = OWN_CREDENTIALS
-    return kms_error(
-        str(answered.get("Code", "Unknown"))[:100],
-        operation,
-        arn,
-        message=str(answered.get("Message", "")),
-        status=error.response.get("ResponseMetadata", {}).get("HTTPStatusCode"),
-        step=step,
-    )
+        # The operation too: botocore may have refreshed our own credentials on the way, by another call.
+        answered = (error.operation_name, error.response.get("Error", {}).get("Code"))
+        if answered == ("Decrypt", "DryRunOperationException"):
+            return True
+        raise
+    return False

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError
-from .aws import _client_config, _require_boto3, _translated
 from .aws_arn import key_address
+from .aws_calls import client_config, require_boto3, translated
 from .base import KmsKey
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class AwsKeyOwner:
     """
 
     def __init__(self, *, endpoint_url: str | None = None) -> None:
-        _require_boto3()
+        require_boto3()
         from boto3.session import Session
 
         self._session = Session()
@@ -61,11 +61,11 @@ class AwsKeyOwner:
 
     def _call(self, operation: str, arn: str, region: str, send: Callable[[Any], Any]) -> Any:
         def call() -> Any:
-            config: Any = _client_config(_CONNECT_SECONDS, _READ_SECONDS)
+            config: Any = client_config(_CONNECT_SECONDS, _READ_SECONDS)
             client = self._session.client("kms", region, endpoint_url=self._endpoint_url, config=config)
             return send(client)
 
-        return _translated(operation, arn, call)
+        return translated(operation, arn, call)
 
 
 def _region(arn: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from ..errors import KmsCorruptError
@@ -12,6 +12,7 @@ from .base import KmsKeyDescription, WrappedKey
 
 KEY_BYTES: Final = 32
 _MAX_BLOB: Final = 6144
+_DEFAULT_DAYS: Final = 365
 
 Answer = dict[str, object]
 
@@ -19,7 +20,7 @@ Answer = dict[str, object]
 def check_blob(blob: bytes, operation: str, address: KeyAddress) -> None:
     """Refuse a blob that KMS cannot have made, before any call."""
     if not 1 <= len(blob) <= _MAX_BLOB:
-        raise _unexpected(f"a wrapped key has 1 to {_MAX_BLOB} bytes, this one {len(blob)}", operation, address)
+        raise unexpected(f"a wrapped key has 1 to {_MAX_BLOB} bytes, this one {len(blob)}", operation, address)
 
 
 def check_key(answer: Answer, name: str, operation: str, address: KeyAddress) -> None:
@@ -28,7 +29,7 @@ def check_key(answer: Answer, name: str, operation: str, address: KeyAddress) ->
     if not isinstance(answered, str) or not address.is_same_key(answered):
         # Emptied first: the frames of this error must not hold a plaintext key.
         answer.clear()
-        raise _unexpected("the answer names another KMS key", operation, address)
+        raise unexpected("the answer names another KMS key", operation, address)
 
 
 def plaintext(answer: Answer, operation: str, address: KeyAddress) -> bytes:
@@ -38,7 +39,7 @@ def plaintext(answer: Answer, operation: str, address: KeyAddress) -> bytes:
         return found
     del found
     answer.clear()
-    raise _unexpected(f"the answer holds no key of {KEY_BYTES} bytes", operation, address)
+    raise unexpected(f"the answer holds no key of {KEY_BYTES} bytes", operation, address)
 
 
 def wrapped(answer: Answer, operation: str, address: KeyAddress, *, material: str) -> WrappedKey:
@@ -47,7 +48,7 @@ def wrapped(answer: Answer, operation: str, address: KeyAddress, *, material: st
     blob, material_id = answer.get("CiphertextBlob"), answer.get(material)
     if not isinstance(blob, bytes) or not 1 <= len(blob) <= _MAX_BLOB:
         answer.clear()
-        raise _unexpected("the answer holds no wrapped key", operation, address)
+        raise unexpected("the answer holds no wrapped key", operation, address)
     return WrappedKey(blob, str(answer["KeyId"]), material_id if isinstance(material_id, str) else None)
 
 
@@ -65,10 +66,20 @@ def description(answer: Answer, address: KeyAddress) -> KmsKeyDescription:
         usage=str(metadata.get("KeyUsage", "")),
         spec=str(metadata.get("KeySpec", "")),
         created_at=created if isinstance(created, datetime) else None,
+        key_material_id=material if isinstance(material := metadata.get("CurrentKeyMaterialId"), str) else None,
     )
 
 
-def _unexpected(reason: str, operation: str, address: KeyAddress) -> KmsCorruptError:
+def rotation_period(answer: Answer, address: KeyAddress) -> timedelta | None:
+    """Return the period in an answer of GetKeyRotationStatus, or None when the key does not rotate by itself."""
+    enabled, days = answer.get("KeyRotationEnabled"), answer.get("RotationPeriodInDays", _DEFAULT_DAYS)
+    if not isinstance(enabled, bool) or not isinstance(days, int) or days < 1:
+        raise unexpected("the answer does not say whether the key rotates", "GetKeyRotationStatus", address)
+    return timedelta(days=days) if enabled else None
+
+
+def unexpected(reason: str, operation: str, address: KeyAddress) -> KmsCorruptError:
+    """Return the error for an answer that KMS does not give."""
     return KmsCorruptError(
         f"{operation} with KMS key {address.arn}: {reason}",
         code="UnexpectedAnswer",

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NoReturn
@@ -29,7 +29,7 @@ from ..errors import ConfigurationError, KmsConfigurationError, KmsError, OpenEr
 from ..primitives import open_, seal
 from .aws_errors import kms_error
 from .base import GeneratedKey, KmsKey, KmsKeyDescription, WrappedKey
-from .local_file import KeyFile, Keys, LocalKey, Material
+from .local_file import Contents, KeyFile, LocalKey, Material
 
 _ARN_PREFIX: Final = "arn:local:kms:local:000000000000:key/"
 _ARN: Final = re.compile(re.escape(_ARN_PREFIX) + r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -90,8 +90,26 @@ class LocalKms:
         found = self._find(key, "DescribeKey")
         created = datetime.fromtimestamp(found.created_at, UTC)
         return KmsKeyDescription(
-            key.arn, "000000000000", "local", found.state, "ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT", created
+            key.arn,
+            "000000000000",
+            "local",
+            found.state,
+            "ENCRYPT_DECRYPT",
+            "SYMMETRIC_DEFAULT",
+            created,
+            found.materials[-1].material_id,
         )
+
+    def check_unwrap(self, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
+        """Raise what `unwrap` would raise, and throw away what it would return."""
+        self._unwrap(key, blob, context, "Decrypt")
+
+    def rotation_period(self, key: KmsKey) -> timedelta | None:
+        """Return how often the key's owner lets it rotate, or None; a key that is to be deleted does not rotate."""
+        found = self._find(key, "GetKeyRotationStatus")
+        if found.rotation_days is None or found.state == "PendingDeletion":
+            return None
+        return timedelta(days=found.rotation_days)
 
     def validate_key(self, key: KmsKey) -> None:
         """Refuse an address that is not one of `create_key`.
@@ -121,14 +139,26 @@ class LocalKms:
                 hint="use AWS KMS, or LocalKms(..., insecure_allow_remote_database=True)",
             )
 
+    def platform_key(self) -> str:
+        """Return the ARN of the platform's own key, not a customer's: made at the first call, the same ever after.
+
+        A platform key that was deleted is not replaced, since what it wrapped is gone; using it fails.
+        """
+        known = self._file.read().platform_key
+        if known is not None:
+            return known
+        with self._file.change() as contents:
+            # Another process may have been first.
+            if contents.platform_key is None:
+                contents.platform_key = self._add_key(contents)
+            return contents.platform_key
+
     # What the owner of the keys does, with AWS's rules.
 
     def create_key(self) -> str:
         """Make a key and return its ARN."""
-        arn = f"{_ARN_PREFIX}{uuid.uuid4()}"
-        with self._file.change() as keys:
-            keys[arn] = LocalKey("Enabled", self._clock(), None, (_new_material(),))
-        return arn
+        with self._file.change() as contents:
+            return self._add_key(contents)
 
     def disable_key(self, arn: str) -> None:
         """Make a key unusable until `enable_key`."""
@@ -158,10 +188,19 @@ class LocalKms:
         with self._change(arn, "RotateKeyOnDemand", allowed={"Enabled"}) as key:
             key.materials = (*key.materials, _new_material())
 
+    def set_rotation_period(self, arn: str, days: int | None) -> None:
+        """Say how often the key rotates by itself, 90 to 2560 days, or None for never. It is only said, not done."""
+        if days is not None and not 90 <= days <= 2560:
+            raise _refused(f"the local key {arn[:200]} rotates every 90 to 2560 days", "365 days is AWS's default")
+        operation = "DisableKeyRotation" if days is None else "EnableKeyRotation"
+        with self._change(arn, operation, allowed={"Enabled"}) as key:
+            key.rotation_days = days
+
     @contextmanager
     def _change(self, arn: str, operation: str, allowed: Iterable[str]) -> Iterator[LocalKey]:
         self.validate_key(KmsKey(arn))
-        with self._file.change() as keys:
+        with self._file.change() as contents:
+            keys = contents.keys
             self._delete_due(keys)
             if arn not in keys:
                 raise kms_error("NotFoundException", operation, arn)
@@ -169,7 +208,12 @@ class LocalKms:
                 raise _state_error(keys[arn], operation, arn)
             yield keys[arn]
 
-    def _delete_due(self, keys: Keys) -> None:
+    def _add_key(self, contents: Contents) -> str:
+        arn = f"{_ARN_PREFIX}{uuid.uuid4()}"
+        contents.keys[arn] = LocalKey("Enabled", self._clock(), None, (_new_material(),))
+        return arn
+
+    def _delete_due(self, keys: dict[str, LocalKey]) -> None:
         for arn in [arn for arn, key in keys.items() if self._is_deleted(key)]:
             del keys[arn]
 
@@ -178,7 +222,7 @@ class LocalKms:
 
     def _find(self, key: KmsKey, operation: str) -> LocalKey:
         self.validate_key(key)
-        found = self._file.read().get(key.arn)
+        found = self._file.read().keys.get(key.arn)
         if found is None or self._is_deleted(found):
             raise kms_error("NotFoundException", operation, key.arn)
         return found
@@ -212,7 +256,7 @@ class LocalKms:
 
     def _code_of_other_key(self, header: bytes) -> str:
         """Return what AWS answers for a blob of another key: that it is one, if there is such a key."""
-        known = f"{_ARN_PREFIX}{uuid.UUID(bytes=header[1:17])}" in self._file.read()
+        known = f"{_ARN_PREFIX}{uuid.UUID(bytes=header[1:17])}" in self._file.read().keys
         return "IncorrectKeyException" if known else "InvalidCiphertextException"
 
     def __reduce__(self) -> NoReturn:

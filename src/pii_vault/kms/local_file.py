@@ -51,15 +51,27 @@ class LocalKey:
         created_at: Seconds of the wall clock.
         deletion_at: When a pending deletion takes effect, or None.
         materials: Every generation, the newest last.
+        rotation_days: How often its owner lets it rotate, or None.
     """
 
     state: str
     created_at: float
     deletion_at: float | None
     materials: tuple[Material, ...]
+    rotation_days: int | None = None
 
 
-Keys = dict[str, LocalKey]
+@dataclass(slots=True)
+class Contents:
+    """What a key file says.
+
+    Attributes:
+        keys: Every key by its ARN.
+        platform_key: The ARN of the platform's own key, or None while there is none.
+    """
+
+    keys: dict[str, LocalKey] = field(default_factory=dict)
+    platform_key: str | None = None
 
 
 class KeyFile:
@@ -68,7 +80,7 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         # A digest of the file and what it means, replaced together: readers take no lock.
-        self._seen: tuple[bytes | None, Keys] = (None, {})
+        self._seen: tuple[bytes | None, Contents] = (None, Contents())
         if not path.parent.is_dir():
             raise ConfigurationError(
                 f"the folder of the key file does not exist: {path.parent}", hint="create it first"
@@ -76,31 +88,31 @@ class KeyFile:
         if not path.exists():
             with self._locked():
                 if not path.exists():
-                    self._write({})
+                    self._write(Contents())
         self.read()
 
-    def read(self) -> Keys:
-        """Return the keys as they are in the file now; do not change them."""
+    def read(self) -> Contents:
+        """Return what the file says now; do not change it."""
         raw = self._read_bytes()
         digest = hashlib.sha256(raw).digest()
         if digest == self._seen[0]:
             return self._seen[1]
-        keys = _parsed(raw)
+        contents = _parsed(raw)
         del raw  # a traceback shows the locals of every frame
-        if keys is None:
+        if contents is None:
             raise self._not_a_key_file()
-        self._seen = (digest, keys)
-        return keys
+        self._seen = (digest, contents)
+        return contents
 
     @contextmanager
-    def change(self) -> Iterator[Keys]:
-        """Give the keys to a block that changes them, alone, and write them when it ends without an error."""
+    def change(self) -> Iterator[Contents]:
+        """Give the contents to a block that changes them, alone, and write them when it ends without an error."""
         with self._locked():
-            keys = _parsed(self._read_bytes())
-            if keys is None:
+            contents = _parsed(self._read_bytes())
+            if contents is None:
                 raise self._not_a_key_file()
-            yield keys
-            self._write(keys)
+            yield contents
+            self._write(contents)
 
     def _not_a_key_file(self) -> ConfigurationError:
         return ConfigurationError(
@@ -123,12 +135,12 @@ class KeyFile:
                 )
             return file.read()
 
-    def _write(self, keys: Keys) -> None:
+    def _write(self, contents: Contents) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(descriptor, "wb") as file:
-                file.write(_serialised(keys))
+                file.write(_serialised(contents))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self._path)
@@ -167,7 +179,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _serialised(keys: Keys) -> bytes:
+def _serialised(contents: Contents) -> bytes:
     document = {
         "format": _FORMAT,
         "warning": "development keys: whoever reads this file can open everything that they wrap",
@@ -177,27 +189,41 @@ def _serialised(keys: Keys) -> bytes:
                 "created_at": key.created_at,
                 "deletion_at": key.deletion_at,
                 "materials": [[material.material_id, material.secret.hex()] for material in key.materials],
+                "rotation_days": key.rotation_days,
             }
-            for arn, key in keys.items()
+            for arn, key in contents.keys.items()
         },
+        "platform_key": contents.platform_key,
     }
     return json.dumps(document, indent=1).encode()
 
 
-def _parsed(raw: bytes) -> Keys | None:
-    """Return the keys of a file, or None; an error raised in here would quote the file."""
+def _parsed(raw: bytes) -> Contents | None:
+    """Return what a file says, or None; an error raised in here would quote the file."""
     try:
         document = json.loads(raw)
         if document["format"] != _FORMAT:
             raise ValueError
-        return {
+        keys = {
             arn: LocalKey(
                 entry["state"],
                 entry["created_at"],
                 entry["deletion_at"],
                 tuple(Material(name, bytes.fromhex(secret)) for name, secret in entry["materials"]),
+                # Optional, as is the platform's key: older files have neither.
+                _days(entry.get("rotation_days")),
             )
             for arn, entry in document["keys"].items()
         }
+        platform_key = document.get("platform_key")
+        if platform_key is not None and not isinstance(platform_key, str):
+            raise ValueError
+        return Contents(keys, platform_key)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _days(value: object) -> int | None:
+    if value is None or isinstance(value, int):
+        return value
+    raise ValueError
