@@ -20,6 +20,9 @@ _VALUE_LABEL: Final = b"pii_vault/1/value"
 _RECORD_LABEL: Final = b"pii_vault/1/record"
 _ACTIVATION_LABEL: Final = b"pii_vault/1/activation"
 
+_CHAIN_LABEL: Final = b"pii_vault/1/chain"
+_ENTRY_LABEL: Final = b"pii_vault/1/audit"
+
 _KMS_VALUE: Final = re.compile(r"[a-z0-9._-]{1,64}\Z")
 
 
@@ -156,13 +159,54 @@ def kms_context(identity: Identity, purpose: str, number: int) -> Mapping[str, s
         purpose: ``kek``, ``data`` or ``index``.
         number: The KEK's generation, the data key's version or the index key's generation.
     """
-    context = {
-        "pii-vault:format": "1",
-        "pii-vault:app": identity.app_uid.hex(),
-        "pii-vault:tenant": identity.tenant_uid.hex(),
-        "pii-vault:purpose": purpose,
-        "pii-vault:record": f"{identity.keyset_id:08x}.{number}",
-    }
+    return _kms_context(
+        {
+            "pii-vault:format": "1",
+            "pii-vault:app": identity.app_uid.hex(),
+            "pii-vault:tenant": identity.tenant_uid.hex(),
+            "pii-vault:purpose": purpose,
+            "pii-vault:record": f"{identity.keyset_id:08x}.{number}",
+        }
+    )
+
+
+def platform_context(app_uid: bytes, purpose: str) -> Mapping[str, str]:
+    """Return the KMS encryption context of a key that is the application's own, not a tenant's: the audit key."""
+    return _kms_context(
+        {
+            "pii-vault:format": "1",
+            "pii-vault:app": app_uid.hex(),
+            "pii-vault:tenant": "platform",
+            "pii-vault:purpose": purpose,
+            "pii-vault:record": "1",
+        }
+    )
+
+
+def _kms_context(context: Mapping[str, str]) -> Mapping[str, str]:
     if not all(_KMS_VALUE.match(value) for value in context.values()):
         raise ConfigurationError("an encryption context value is 1 to 64 characters of a-z, 0-9, '.', '_', '-'")
     return context
+
+
+def audit_context(algorithm: int, app_uid: bytes, tenant_uid: bytes | None = None) -> bytes:
+    """Return the derivation context of the audit key's subkeys, or with a tenant those of its chain's keys."""
+    owner = b"" if tenant_uid is None else tenant_uid
+    return lp(bytes((algorithm,)), app_uid, owner, b"audit")
+
+
+def chain_aad(identity: Identity, seq: int, head: bytes) -> bytes:
+    """Return the additional authenticated data of a chain's sealed key: the place that it continues from."""
+    return lp(_CHAIN_LABEL, identity.app_uid, identity.tenant_uid, seq.to_bytes(8, "big"), head)
+
+
+def entry_message(identity: Identity, seq: int, head: bytes, text: bytes) -> bytes:
+    """Return what the MAC of an audit entry authenticates.
+
+    Args:
+        identity: Whose chain it is.
+        seq: The entry's place, from 1.
+        head: The MAC of the entry before, 32 bytes; zeros for the first.
+        text: The entry.
+    """
+    return lp(_ENTRY_LABEL, identity.app_uid, identity.tenant_uid, seq.to_bytes(8, "big"), head, text)

@@ -20,6 +20,9 @@
     │   ├── TenantExistsError           registered already, with another KMS key
     │   └── TenantSuspendedError
     ├── KeyRecordError                  a stored key record is not what was written: tampered or mixed up
+    ├── KeyValidationError              a key did not pass the checks before its use; says which
+    ├── KeyLimitError                   the key has sealed as many values as it may, or may not be counted now
+    ├── AuditError                      the audit log is not what was written
     ├── KeyStateError                   the key's state forbids this use
     ├── KeyStoreError                   the key store's database failed or does not fit this release
     └── KmsError                        the KMS did not do what was asked; one of five classes
@@ -129,6 +132,26 @@ class TenantSuspendedError(TenantError):
 
 class KeyRecordError(PiiVaultError):
     """A key record failed its authentication, commitment or activation check."""
+
+
+class KeyValidationError(PiiVaultError):
+    """A key did not pass one of the checks that stand before its use, and is not used.
+
+    Attributes:
+        check: The name of the check.
+    """
+
+    def __init__(self, message: str, *, check: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.check = check
+
+
+class KeyLimitError(PiiVaultError):
+    """A data key has sealed as many values as it may, or its use cannot be counted now: sealing is refused."""
+
+
+class AuditError(PiiVaultError):
+    """The audit log, or its end, is not what was written."""
 
 
 class KeyStateError(PiiVaultError):

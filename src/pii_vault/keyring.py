@@ -59,6 +59,16 @@ class Clock:
     wall: Callable[[], float] = time.time
 
 
+def kms_key(tenant: TenantRecord, record: KekRecord) -> KmsKey:
+    """Return the address of the KMS key that wraps a KEK, after it was compared with what is expected of the tenant's.
+
+    Raises:
+        KeyRecordError: it lies in another account or region: somebody changed the record.
+    """
+    tenant.policy.check(record.kms_key_arn)
+    return KmsKey(record.kms_key_arn, record.role_arn, record.external_id)
+
+
 class _Flight:
     """One load of a tenant's keyset that is under way, for all who wait for it."""
 
@@ -161,7 +171,7 @@ class Keyring:
 
     def unwrap_kek(self, tenant: TenantRecord, record: KekRecord) -> Kek:
         """Unwrap a KEK by a live call to the customer's KMS, and check its commitment."""
-        key = KmsKey(record.kms_key_arn, record.role_arn, record.external_id)
+        key = kms_key(tenant, record)
         self._kms.validate_key(key)
         context = kms_context(tenant.identity, KEK_PURPOSE, record.generation)
         kek = Kek(tenant.identity, record.generation, Secret(self._kms.unwrap(key, record.wrapped, context)))

@@ -6,13 +6,13 @@ lifecycle both follow it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, NoReturn
 
 from .context import Identity
-from .errors import KeyStateError
+from .errors import KeyRecordError, KeyStateError
 
 ALGORITHM: Final = 1
 """Key records, algorithm 1: AES-256-GCM under the KEK's `wrap` subkey, SP 800-108 derivations, HMAC-SHA256."""
@@ -61,6 +61,15 @@ class Purpose(StrEnum):
 
 KEK_PURPOSE: Final = "kek"
 
+USE_LIMIT: Final = 2**32
+"""How many values one data key may seal with random IVs (SP 800-38D, section 8.3), counted over all its columns."""
+
+USE_ROTATE: Final = 2**31
+"""From how many on a data key is due for rotation."""
+
+USE_WARN: Final = 2**30
+"""From how many on somebody is told."""
+
 
 class Secret:
     """32 key bytes that do not show themselves.
@@ -90,6 +99,51 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """What is expected of a tenant's KMS key, and how often the tenant's data key is rotated.
+
+    Attributes:
+        kms_account: The account that the KMS key must belong to.
+        kms_region: The region that it must be in.
+        rotation_days: The rotation period, 1 to 3650 days; None for the vault's default.
+        follows_kms: Whether the period is that of the KMS key, and a rotation there makes a new data key here.
+    """
+
+    kms_account: str
+    kms_region: str
+    rotation_days: int | None = None
+    follows_kms: bool = False
+
+    @classmethod
+    def for_key(cls, arn: str) -> Policy:
+        """Return the policy that expects the account and the region of this KMS key."""
+        return cls("", "").expecting(arn)
+
+    def expecting(self, arn: str) -> Policy:
+        """Return this policy with the account and the region of another KMS key."""
+        region, account = _place(arn)
+        return replace(self, kms_account=account, kms_region=region)
+
+    def check(self, arn: str) -> None:
+        """Raise unless a KMS key's address lies in the expected account and region.
+
+        Raises:
+            KeyRecordError: it does not; the KMS is not asked then.
+        """
+        if _place(arn) != (self.kms_region, self.kms_account):
+            raise KeyRecordError(
+                f"KMS key {arn} is not in account {self.kms_account}, region {self.kms_region}, as it should be",
+                hint="the key store was changed by something other than pii_vault; to move a tenant, re-wrap it",
+            )
+
+
+def _place(arn: str) -> tuple[str, str]:
+    """Return region and account of a KMS key's ARN (arn:partition:kms:region:account:key/id)."""
+    parts = arn.split(":")
+    return (parts[3], parts[4]) if len(parts) == 6 else ("", "")
+
+
+@dataclass(frozen=True, slots=True)
 class TenantRecord:
     """A registered tenant.
 
@@ -98,12 +152,14 @@ class TenantRecord:
         name: The changeable name that the application uses.
         suspended: True while the tenant must neither seal nor open.
         created_at: When it was registered, UTC.
+        policy: What is expected of its KMS key, and how often it rotates.
     """
 
     identity: Identity
     name: str
     suspended: bool
     created_at: datetime
+    policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +212,12 @@ class KeyRecord:
         created_by: Who asked for it.
         kms_key_arn: The KMS key that generated it.
         kms_key_material_id: Which material of that KMS key, if the KMS says so.
+        deactivated_at: UTC, or None.
+        destroyed_at: UTC, or None.
+        previous_version: The version before it, or None for the first.
+        due_at: When it is to be rotated, UTC; None before it is active.
+        reserved: How many values processes have asked to seal with it. It grows all the time, so it does not count
+            when two records are compared.
     """
 
     purpose: Purpose
@@ -174,3 +236,8 @@ class KeyRecord:
     created_by: str
     kms_key_arn: str
     kms_key_material_id: str | None
+    deactivated_at: datetime | None = None
+    destroyed_at: datetime | None = None
+    previous_version: int | None = None
+    due_at: datetime | None = None
+    reserved: int = field(default=0, compare=False)

@@ -27,7 +27,7 @@ TAG_BYTES: Final = 16
 COMMITMENT_BYTES: Final = 32
 
 _LABEL: Final = "pii_vault/1/"
-USES: Final = frozenset(("seal", "index", "wrap", "commit", "mac"))
+USES: Final = frozenset(("seal", "index", "wrap", "commit", "mac", "ratchet"))
 
 # (IV, data, AAD) -> ciphertext and tag, or plaintext
 Cipher = Callable[[bytes, bytes, bytes], bytes]
@@ -52,7 +52,7 @@ def derive(key: bytes, use: str, context: bytes) -> bytes:
     The fixed input is label, a zero byte, context and the output length as 32 bits; one iteration gives all 256 bits.
 
     Args:
-        key: 32 uniform bytes: a KEK, data or index key.
+        key: 32 uniform bytes: a KEK, data, index, audit or chain key.
         use: One of `USES`; it becomes the label ``pii_vault/1/<use>``.
         context: Canonical bytes from `pii_vault.context`.
     """

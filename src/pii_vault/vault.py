@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -9,13 +10,16 @@ from typing import Any, Final
 from sqlalchemy import URL, Engine
 
 from . import primitives
+from .audit.ledger import Ledger
 from .errors import ConfigurationError
 from .keyring import Clock, Keyring
 from .keys import TenantRecord
 from .keystore import KeyStore
 from .keystore.engine import open_engine
-from .kms import KmsKey, KmsProvider
-from .lifecycle.issue import Issuer
+from .kms import KmsKey, KmsLifecycle
+from .lifecycle import registration, rotation
+from .lifecycle.parts import Parts, Reason
+from .lifecycle.rotation import Rotation
 from .orm.attachment import Attachment
 from .orm.engine import attach_engine
 from .orm.session import attach_session
@@ -29,7 +33,11 @@ class Vault:
         database: The key store's database: a URL with a synchronous driver, or an engine. The application's own
             database or another; the vault uses connections of its own either way.
         kms: Where the customers' keys are: `AwsKms`, or `LocalKms` for development.
+        platform_key: The full ARN of a KMS key of our own, not a customer's: the audit key lies under it, and the keys
+            of tenants that have no KMS key yet. Needed by whatever changes keys; `LocalKms` brings its own.
         ttl: Seconds for which a tenant's keys stay in memory after the KMS was last asked; 0 asks in every scope.
+        rotation_days: How often data keys are rotated, for tenants that name no period of their own.
+        actor: Who is written into the audit log as the one who asked; the system's user by default.
         default_tenant: The tenant of an application that has only one; then no scope is needed.
         clock: The clocks that keys expire by.
         now: The present instant in UTC, for records.
@@ -39,8 +47,11 @@ class Vault:
         self,
         database: str | URL | Engine,
         *,
-        kms: KmsProvider,
+        kms: KmsLifecycle,
+        platform_key: str | None = None,
         ttl: float = 300.0,
+        rotation_days: int = 365,
+        actor: str | None = None,
         default_tenant: str | None = None,
         clock: Clock | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -52,7 +63,11 @@ class Vault:
             check_database(self._engine.url)
         self._store: Final = KeyStore(self._engine)
         self._keyring: Final = Keyring(self._store, kms, ttl=ttl, clock=clock)
-        self._issuer: Final = Issuer(self._store, kms, self._keyring, now)
+        own_platform_key = getattr(kms, "platform_key", None)
+        if platform_key is None and own_platform_key is not None:
+            platform_key = own_platform_key()
+        ledger = Ledger(self._store, kms, platform_key, actor=actor or _user(), now=now)
+        self._parts: Final = Parts(self._store, kms, self._keyring, ledger, rotation_days)
         self._default: Final = Scope(self._keyring, default_tenant) if default_tenant is not None else None
 
     def __repr__(self) -> str:
@@ -60,7 +75,7 @@ class Vault:
 
     def create_all(self) -> None:
         """Create the key store's tables where they are missing, and give the application its uid."""
-        self._store.create_all(primitives.random_uid, self._issuer.now())
+        self._store.create_all(primitives.random_uid, self._parts.now())
 
     def attach(self, *targets: Any, tenant_column: str | None = None) -> None:
         """Attach engines and sessions, once, right after they are made.
@@ -108,21 +123,36 @@ class Vault:
         """
         if not 1 <= len(name) <= 255:
             raise ConfigurationError("a tenant's name has 1 to 255 characters")
-        return self._issuer.add_tenant(name, KmsKey(key, role_arn, external_id))
+        return registration.add_tenant(self._parts, name, KmsKey(key, role_arn, external_id))
 
     def tenants(self) -> list[str]:
         """Return the names of all tenants. There is no scope for several: jobs go tenant by tenant."""
         return [tenant.name for tenant in self._store.tenants()]
 
-    def rotate(self, tenant: str) -> int:
-        """Make a new data-key version ACTIVE, at once, and return it. Rows are not touched; old ones stay readable."""
-        return self._issuer.rotate(tenant)
+    def rotate(self, tenant: str, reason: Reason = Reason.FORCED) -> Rotation:
+        """Make a new data-key version ACTIVE, at once. Rows are not touched; old ones stay readable."""
+        return rotation.rotate(self._parts, tenant, reason)
 
     def evict(self, tenant: str) -> None:
         """Forget a tenant's keys in this process; the next use asks the KMS."""
         self._keyring.evict(tenant)
 
+    def suspend(self, tenant: str, reason: str = "") -> None:
+        """Let a tenant neither seal nor open until it is resumed; other processes follow within their time to live."""
+        registration.set_suspended(self._parts, tenant, True, reason)
+
+    def resume(self, tenant: str, reason: str = "") -> None:
+        """End a tenant's suspension."""
+        registration.set_suspended(self._parts, tenant, False, reason)
+
     def close(self) -> None:
         """Close the vault's own connections."""
         if self._owns_engine:
             self._engine.dispose()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

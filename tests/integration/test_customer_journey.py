@@ -11,8 +11,8 @@ from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import StrictKms
 
 from pii_vault import EncryptedString, Vault
-from pii_vault.errors import KmsDeniedError, KmsError
-from pii_vault.keystore.schema import keks, tenants
+from pii_vault.errors import KeyRecordError, KmsDeniedError, KmsError
+from pii_vault.keystore.schema import keks, policies, tenants
 from pii_vault.kms import KmsKey
 
 _CONTEXT = {
@@ -70,7 +70,12 @@ def build(
             "acme": strict_kms.customer_key(account="111122223333", region="eu-west-1", external_id="for-acme"),
             "glob": strict_kms.customer_key(account="444455556666", region="us-east-1", external_id="for-glob"),
         }
-        vault = Vault(postgres_url, kms=strict_kms.provider(attempts=1), **options)  # type: ignore[arg-type]
+        vault = Vault(
+            postgres_url,
+            kms=strict_kms.provider(attempts=1),
+            platform_key=strict_kms.platform_key(),
+            **options,  # type: ignore[arg-type]
+        )
         vaults.append(vault)
         vault.create_all()
         for name, key in customers.items():
@@ -108,7 +113,8 @@ def test_every_request_names_a_whole_arn_and_holds_five_opaque_entries(build: Ca
     seen = [call for call in application.kms.calls if call.operation in _CRYPTO]
     assert {call.operation for call in seen} == set(_CRYPTO)
     for call in seen:
-        assert call.key in {customer.arn for customer in application.customers.values()}
+        owners = {customer.arn for customer in application.customers.values()} | {application.kms.platform_key()}
+        assert call.key in owners
         assert set(call.context) == _CONTEXT
         assert all(re.fullmatch(r"[a-z0-9._-]{1,64}", value) for value in call.context.values())
         assert not {"acme", "glob"} & set(call.context.values())
@@ -131,6 +137,12 @@ def test_a_key_policy_that_demands_the_tenants_uid_is_enough_for_that_tenant_and
     with application.engine.begin() as connection:
         record = connection.execute(select(*columns).where(keks.c.tenant_uid == acme)).mappings().one()
         connection.execute(update(keks).where(keks.c.tenant_uid == glob).values(**record))
+    with application.kms.counting() as calls, pytest.raises(KeyRecordError, match="not in account 444455556666"):
+        application.emails("glob")
+    assert calls.count() == 0
+    expected = {"kms_account": "111122223333", "kms_region": "eu-west-1"}
+    with application.engine.begin() as connection:
+        connection.execute(update(policies).where(policies.c.tenant_uid == glob).values(**expected))
     with pytest.raises(KmsError):
         application.emails("glob")
     assert application.emails("acme") == ["ada@example.com"]

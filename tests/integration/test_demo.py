@@ -95,22 +95,23 @@ def test_the_demo_runs_on_postgresql_and_a_kms_over_http(
     assert "KmsDeniedError" in done.out
     assert calls.count("Decrypt", outcome="DisabledException") == 1
     assert schemas(postgres_url) == []
-    assert [calls.count(name, outcome="ok") for name in ("CreateKey", "ScheduleKeyDeletion")] == [2, 2]
+    assert [calls.count(name, outcome="ok") for name in ("CreateKey", "ScheduleKeyDeletion")] == [3, 3]
 
 
-def test_the_demo_uses_two_given_keys_and_leaves_them_enabled(
+def test_the_demo_uses_given_keys_and_leaves_them_enabled(
     strict_kms: StrictKms,  # noqa: F811
     temporary: Path,
 ) -> None:
     account = VENDOR.split(":")[4]
-    keys = [strict_kms.create_key(account) for _ in range(2)]
+    keys = [strict_kms.create_key(account) for _ in range(3)]
     for key in keys:
         owner = ["kms:GenerateDataKey", "kms:Decrypt", "kms:DisableKey", "kms:EnableKey"]
         strict_kms.allow(key, VENDOR, actions=owner)
-    arguments = ("--kms", "aws", "--endpoint-url", strict_kms.endpoint_url, "--key", keys[0], "--key", keys[1])
+    given = [part for key in keys for part in ("--key", key)]
+    arguments = ("--kms", "aws", "--endpoint-url", strict_kms.endpoint_url, *given)
     done = pii_vault_command("demo", *arguments, TMPDIR=str(temporary), **strict_kms.environment())
     assert (done.code, done.err) == (0, "")
-    assert [strict_kms.state(key) for key in keys] == ["Enabled", "Enabled"]
+    assert [strict_kms.state(key) for key in keys] == ["Enabled"] * 3
     assert strict_kms.count("CreateKey") == strict_kms.count("ScheduleKeyDeletion") == 0
 
 
@@ -129,7 +130,7 @@ def test_a_demo_whose_kms_fails_in_the_middle_clears_away_what_it_made(
     assert len(done.err.splitlines()) == 1
     assert schemas(postgres_url) == []
     assert list(temporary.iterdir()) == []
-    assert strict_kms.count("ScheduleKeyDeletion", outcome="ok") == 2
+    assert strict_kms.count("ScheduleKeyDeletion", outcome="ok") == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -187,8 +188,8 @@ def played(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--kms", "aws", "--key", "arn:x"], "two different keys"),
-        (["--kms", "aws", "--key", "arn:x", "--key", "arn:x"], "two different keys"),
+        (["--kms", "aws", "--key", "arn:x"], "three different keys"),
+        (["--kms", "aws", "--key", "arn:x", "--key", "arn:x"], "three different keys"),
         (["--kms", "aws"], "makes no keys in AWS"),
         (["--kms", "gcp"], "local or aws"),
         (["--key", "arn:x"], "for --kms aws"),

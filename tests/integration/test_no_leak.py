@@ -188,10 +188,16 @@ def place(
         server: PostgresServer = request.getfixturevalue("postgres_server")
         url = server.url(server.create_database())
     now = Now()
-    vault = Vault(url, kms=kms.provider(attempts=1), ttl=TTL, clock=Clock(now.read, now.read))
+    vault = Vault(
+        url,
+        kms=kms.provider(attempts=1),
+        platform_key=kms.platform_key(),
+        ttl=TTL,
+        clock=Clock(now.read, now.read),
+    )
     vault.create_all()
-    key = kms.customer_key()
-    for tenant in ("acme", "glob"):
+    keys = {tenant: kms.customer_key() for tenant in ("acme", "glob")}
+    for tenant, key in keys.items():
         vault.add_tenant(tenant, key=key.arn, role_arn=key.role_arn, external_id=key.external_id)
     raw = create_engine(url, hide_parameters=True)
     Base.metadata.create_all(raw)
@@ -200,7 +206,7 @@ def place(
     else:
         engine = create_async_engine(async_url(url, driver.removesuffix("_async")), poolclass=NullPool)
     vault.attach(engine, tenant_column="tenant_id")
-    yield Place(driver, now, kms, key, vault, engine, raw)
+    yield Place(driver, now, kms, keys["acme"], vault, engine, raw)
     vault.close()
     raw.dispose()
 
@@ -597,7 +603,7 @@ def test_objects_that_hold_keys_show_none_and_are_not_pickled(tmp_path: Path, se
         keyring = scope.keyring
         for thing in (secret, kek, generated, keyset, opening, keyset.sealings, keyset.openings, keyring, scope, local):
             assert object_leaks(thing, secrets) == []
-        for thing in (vault, vault._issuer, vault._store, local._file, EncryptedString(), KmsKey("arn", None, "id")):
+        for thing in (vault, vault._parts, vault._store, local._file, EncryptedString(), KmsKey("arn", None, "id")):
             assert object_leaks(thing, secrets) == []
         for thing in (secret, kek, generated, keyset, local, keyring, scope, vault, {"deep": [secret]}):
             for attempt in (pickle.dumps, copy.deepcopy, json.dumps):
@@ -617,7 +623,7 @@ def test_a_key_file_that_cannot_be_read_is_not_quoted(tmp_path: Path, secrets: S
     path = tmp_path / "kms.json"
     local = LocalKms(path)
     arn = local.create_key()
-    for material in local._file.read()[arn].materials:
+    for material in local._file.read().keys[arn].materials:
         secrets.add(material.secret)
     path.write_text(path.read_text()[:-10])
     assert secrets.in_text(path.read_text())

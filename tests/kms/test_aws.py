@@ -14,10 +14,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.support.kms_http import FaultRule
+from tests.support.kms_http import FaultRule, moto_address
 from tests.support.strict_kms import VENDOR, StrictKms
 
 from pii_vault.errors import (
@@ -63,18 +64,79 @@ def test_rewrap_is_one_reencrypt_with_one_context(strict_kms: StrictKms) -> None
     assert sent["SourceEncryptionContext"] == sent["DestinationEncryptionContext"] == CONTEXT
 
 
-def test_rewrap_uses_the_identity_of_the_source(strict_kms: StrictKms) -> None:
-    """From a key of ours to a customer's: the customer grants us no more than encryption."""
-    source = KmsKey(strict_kms.create_key("999900001111"))
-    strict_kms.allow(source.arn, VENDOR)
-    destination = strict_kms.customer_key()
-    provider = strict_kms.provider()
-    generated = provider.generate(source, CONTEXT)
+def test_a_check_is_one_dry_run_of_decrypt(strict_kms: StrictKms) -> None:
+    key, provider = strict_kms.customer_key(context=CONTEXT), strict_kms.provider()
+    blob = provider.generate(key, CONTEXT).wrapped.blob
+    with strict_kms.counting() as calls:
+        provider.check_unwrap(key, blob, CONTEXT)
+    (call,) = calls.calls
+    assert (call.operation, call.outcome) == ("Decrypt", "DryRunOperationException")
+    assert call.parameters == {
+        "KeyId": key.arn,
+        "CiphertextBlob": base64.b64encode(blob).decode(),
+        "EncryptionContext": CONTEXT,
+        "DryRun": True,
+    }
+
+
+def test_a_check_needs_the_permission_that_unwrap_needs(strict_kms: StrictKms) -> None:
+    provider, arn = strict_kms.provider(), strict_kms.create_key()
+    key = KmsKey(arn)
+    strict_kms.allow(arn, VENDOR, actions=["kms:GenerateDataKey"])
+    blob = provider.generate(key, CONTEXT).wrapped.blob
     with pytest.raises(KmsDeniedError):
-        provider.rewrap(source, destination, generated.wrapped.blob, CONTEXT)
-    strict_kms.allow(destination.arn, VENDOR, actions=["kms:ReEncryptTo"])
-    wrapped = provider.rewrap(source, destination, generated.wrapped.blob, CONTEXT)
-    assert provider.unwrap(destination, wrapped.blob, CONTEXT) == generated.plaintext
+        provider.check_unwrap(key, blob, CONTEXT)
+    strict_kms.allow(arn, VENDOR, actions=["kms:Decrypt"], context={"pii-vault:purpose": "kek"}, describe=False)
+    provider.check_unwrap(key, blob, CONTEXT)
+    with pytest.raises(KmsDeniedError):
+        provider.check_unwrap(key, blob, {**CONTEXT, "pii-vault:purpose": "audit"})
+
+
+def test_a_dry_run_that_is_answered_with_a_key_is_refused(strict_kms: StrictKms) -> None:
+    """As moto does, which does not know dry runs: other stand-ins for AWS may not know them either."""
+    host, port = moto_address()
+    session = strict_kms.session()
+    endpoint = f"http://{host}:{port}"
+    arn = session.client("kms", endpoint_url=endpoint).create_key()["KeyMetadata"]["Arn"]
+    provider = AwsKms(endpoint_url=endpoint, session=session)
+    generated = provider.generate(KmsKey(arn), CONTEXT)
+    with pytest.raises(KmsCorruptError) as caught:
+        provider.check_unwrap(KmsKey(arn), generated.wrapped.blob, CONTEXT)
+    assert (caught.value.code, caught.value.operation) == ("UnexpectedAnswer", "Decrypt")
+    assert repr(generated.plaintext) not in _frames(caught.value)
+
+
+def test_only_decrypt_itself_can_say_that_a_dry_run_would_succeed(strict_kms: StrictKms) -> None:
+    key, provider = strict_kms.customer_key(), strict_kms.provider()
+    strict_kms.script(FaultRule("AssumeRole", error="DryRunOperationException", times=None))
+    with pytest.raises(KmsConfigurationError) as caught:
+        provider.check_unwrap(key, b"x" * 80, CONTEXT)
+    assert caught.value.code == "DryRunOperationException"
+    assert strict_kms.count("Decrypt") == 0
+
+
+def test_a_rotation_period_is_365_days_when_aws_does_not_say(strict_kms: StrictKms) -> None:
+    key, provider = strict_kms.customer_key(), strict_kms.provider()
+    strict_kms.set_rotation_period(key.arn, 90)
+    strict_kms.script(FaultRule("GetKeyRotationStatus", alter=_without("RotationPeriodInDays")))
+    assert provider.rotation_period(key) == timedelta(days=365)
+
+
+def test_a_key_that_cannot_rotate_by_itself_has_no_period(strict_kms: StrictKms) -> None:
+    arn, provider = strict_kms.create_key(origin="EXTERNAL"), strict_kms.provider()
+    strict_kms.allow(arn, VENDOR)
+    strict_kms.set_state(arn, "Enabled")
+    assert provider.rotation_period(KmsKey(arn)) is None
+
+
+def test_a_rotation_period_that_we_may_not_see_is_an_error_and_not_none(strict_kms: StrictKms) -> None:
+    arn, provider = strict_kms.create_key(), strict_kms.provider()
+    strict_kms.allow(arn, VENDOR, actions=["kms:*"], context=CONTEXT, describe=False)
+    with pytest.raises(KmsDeniedError):
+        provider.rotation_period(KmsKey(arn))
+    strict_kms.script(FaultRule("GetKeyRotationStatus", error="ThrottlingException", times=None))
+    with pytest.raises(KmsUnavailableError):
+        provider.rotation_period(KmsKey(arn))
 
 
 def test_rewrap_between_regions_is_refused_before_any_call(strict_kms: StrictKms) -> None:
@@ -101,6 +163,8 @@ def test_a_blob_that_is_too_long_is_not_sent(strict_kms: StrictKms) -> None:
                 provider.unwrap(key, blob, CONTEXT)
             with pytest.raises(KmsCorruptError):
                 provider.rewrap(key, key, blob, CONTEXT)
+            with pytest.raises(KmsCorruptError):
+                provider.check_unwrap(key, blob, CONTEXT)
     assert calls.count() == 0
 
 
@@ -139,6 +203,8 @@ def _with(name: str, value: bytes) -> Callable[[dict[str, Any]], dict[str, Any]]
         ("ReEncrypt", _without("SourceKeyId")),
         ("ReEncrypt", _without("CiphertextBlob")),
         ("DescribeKey", _without("KeyMetadata")),
+        ("GetKeyRotationStatus", _without("KeyRotationEnabled")),
+        ("GetKeyRotationStatus", lambda answer: {**answer, "RotationPeriodInDays": 0}),
     ],
 )
 def test_an_answer_that_does_not_fit_is_refused(
@@ -152,6 +218,7 @@ def test_an_answer_that_does_not_fit_is_refused(
         "Decrypt": lambda: provider.unwrap(key, blob, CONTEXT),
         "ReEncrypt": lambda: provider.rewrap(key, key, blob, CONTEXT),
         "DescribeKey": lambda: provider.describe(key),
+        "GetKeyRotationStatus": lambda: provider.rotation_period(key),
     }
     seen: list[str] = []
 
@@ -164,14 +231,19 @@ def test_an_answer_that_does_not_fit_is_refused(
         calls[operation]()
     assert counter.count(operation) == 1
     # An error reporter that prints frames must not print the key that came with a wrong answer.
-    frames = "".join(
+    frames = _frames(caught.value)
+    assert "CANARY" not in frames
+    assert not seen[0] or repr(bytes.fromhex(seen[0])) not in frames
+
+
+def _frames(error: BaseException) -> str:
+    """What an error reporter prints of the library's own frames."""
+    return "".join(
         line
-        for summary in traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack
+        for summary in traceback.TracebackException.from_exception(error, capture_locals=True).stack
         if "pii_vault" in summary.filename
         for line in (summary.locals or {}).values()
     )
-    assert "CANARY" not in frames
-    assert not seen[0] or repr(bytes.fromhex(seen[0])) not in frames
 
 
 # Time.

@@ -1,6 +1,7 @@
 """What every KMS adapter owes its callers. Runs on the local KMS and on AWS's protocol over HTTP."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from pii_vault.errors import (
     KmsDeniedError,
     KmsError,
 )
-from pii_vault.kms import KmsKey, KmsProvider
+from pii_vault.kms import KmsKey, KmsLifecycle, KmsProvider
 from pii_vault.kms.local import LocalKms
 
 CONTEXT = {"pii-vault:tenant": "0123", "pii-vault:record": "00000001.1"}
@@ -23,7 +24,7 @@ CONTEXT = {"pii-vault:tenant": "0123", "pii-vault:record": "00000001.1"}
 class Bench(Protocol):
     """A provider, and what the keys' owner can do."""
 
-    provider: KmsProvider
+    provider: KmsLifecycle
 
     def key(self) -> KmsKey: ...
     def pair(self) -> tuple[KmsKey, KmsKey]: ...
@@ -33,6 +34,8 @@ class Bench(Protocol):
     def schedule_deletion(self, key: KmsKey) -> None: ...
     def cancel_deletion(self, key: KmsKey) -> None: ...
     def rotate(self, key: KmsKey) -> None: ...
+    def set_rotation_period(self, key: KmsKey, days: int | None) -> None: ...
+    def platform_key(self) -> KmsKey: ...
 
 
 class LocalBench:
@@ -63,11 +66,17 @@ class LocalBench:
     def rotate(self, key: KmsKey) -> None:
         self.provider.rotate_key(key.arn)
 
+    def set_rotation_period(self, key: KmsKey, days: int | None) -> None:
+        self.provider.set_rotation_period(key.arn, days)
+
+    def platform_key(self) -> KmsKey:
+        return KmsKey(self.provider.platform_key())
+
 
 class AwsBench:
     def __init__(self, kms: StrictKms) -> None:
         self.kms = kms
-        self.provider: KmsProvider = kms.provider(attempts=1)
+        self.provider: KmsLifecycle = kms.provider(attempts=1)
 
     def key(self) -> KmsKey:
         return self.kms.customer_key()
@@ -100,6 +109,12 @@ class AwsBench:
     def rotate(self, key: KmsKey) -> None:
         self.kms.rotate(key.arn)
 
+    def set_rotation_period(self, key: KmsKey, days: int | None) -> None:
+        self.kms.set_rotation_period(key.arn, days)
+
+    def platform_key(self) -> KmsKey:
+        return KmsKey(self.kms.platform_key())
+
 
 @pytest.fixture(params=["local", "aws"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
@@ -120,6 +135,7 @@ def refusal(expected: type[KmsError], call: object) -> KmsError:
 
 def test_it_is_a_provider(bench: Bench) -> None:
     assert isinstance(bench.provider, KmsProvider)
+    assert isinstance(bench.provider, KmsLifecycle)
 
 
 def test_a_generated_key_unwraps_to_itself(bench: Bench) -> None:
@@ -256,6 +272,96 @@ def test_old_blobs_open_after_the_key_was_rotated(bench: Bench) -> None:
     assert bench.provider.unwrap(key, new.wrapped.blob, CONTEXT) == new.plaintext
 
 
+def test_describe_names_the_material_that_wraps_now(bench: Bench) -> None:
+    key = bench.key()
+    before = bench.provider.describe(key).key_material_id
+    assert bench.provider.generate(key, CONTEXT).wrapped.key_material_id == before
+    bench.rotate(key)
+    after = bench.provider.describe(key).key_material_id
+    assert bench.provider.generate(key, CONTEXT).wrapped.key_material_id == after != before
+
+
+def test_a_blob_that_would_unwrap_passes_the_check_before_and_after_a_rotation(bench: Bench) -> None:
+    key = bench.key()
+    blob = bench.provider.generate(key, CONTEXT).wrapped.blob
+    for _ in range(2):
+        bench.provider.check_unwrap(key, blob, CONTEXT)
+        bench.rotate(key)
+
+
+def test_the_check_refuses_what_unwrap_refuses(bench: Bench) -> None:
+    key, other, missing = bench.key(), bench.key(), bench.missing()
+    blob = bench.provider.generate(key, CONTEXT).wrapped.blob
+    changed = blob[:-1] + bytes([blob[-1] ^ 1])
+    closed, going = bench.key(), bench.key()
+    blobs = [bench.provider.generate(one, CONTEXT).wrapped.blob for one in (closed, going)]
+    bench.disable(closed)
+    bench.schedule_deletion(going)
+    for case in (
+        (key, blob, {}),
+        (key, blob, {**CONTEXT, "more": "x"}),
+        (key, changed, CONTEXT),
+        (key, b"x" * 100, CONTEXT),
+        (key, b"", CONTEXT),
+        (other, blob, CONTEXT),
+        (missing, blob, CONTEXT),
+        (closed, blobs[0], CONTEXT),
+        (going, blobs[1], CONTEXT),
+    ):
+        with pytest.raises(KmsError) as real:
+            bench.provider.unwrap(*case)
+        error = refusal(type(real.value), lambda case=case: bench.provider.check_unwrap(*case))
+        assert (error.code, error.operation, str(error)) == (real.value.code, "Decrypt", str(real.value))
+
+
+def test_a_key_rotates_as_often_as_its_owner_says(bench: Bench) -> None:
+    key = bench.key()
+    assert bench.provider.rotation_period(key) is None
+    for days in (90, 365, 2560):
+        bench.set_rotation_period(key, days)
+        assert bench.provider.rotation_period(key) == timedelta(days=days)
+    bench.rotate(key)
+    assert bench.provider.rotation_period(key) == timedelta(days=2560)
+    bench.set_rotation_period(key, None)
+    assert bench.provider.rotation_period(key) is None
+
+
+def test_a_disabled_key_keeps_its_rotation_period_and_one_that_goes_has_none(bench: Bench) -> None:
+    key = bench.key()
+    bench.set_rotation_period(key, 180)
+    bench.disable(key)
+    assert bench.provider.rotation_period(key) == timedelta(days=180)
+    bench.schedule_deletion(key)
+    assert bench.provider.rotation_period(key) is None
+    bench.cancel_deletion(key)
+    assert bench.provider.rotation_period(key) == timedelta(days=180)
+
+
+def test_a_missing_key_has_no_rotation_period_but_an_error(bench: Bench) -> None:
+    error = refusal(KmsConfigurationError, lambda: bench.provider.rotation_period(bench.missing()))
+    assert (error.code, error.operation) == ("NotFoundException", "GetKeyRotationStatus")
+
+
+def test_a_new_wrap_is_proven_by_wrapping_it_again_under_its_own_key(bench: Bench) -> None:
+    source, destination = bench.pair()
+    generated = bench.provider.generate(source, CONTEXT)
+    wrapped = bench.provider.rewrap(source, destination, generated.wrapped.blob, CONTEXT)
+    proof = bench.provider.rewrap(destination, destination, wrapped.blob, CONTEXT)
+    assert proof.key_arn == destination.arn
+    assert bench.provider.unwrap(destination, proof.blob, CONTEXT) == generated.plaintext
+    old = generated.wrapped.blob
+    refusal(KmsCorruptError, lambda: bench.provider.rewrap(destination, destination, wrapped.blob, {}))
+    refusal(KmsCorruptError, lambda: bench.provider.rewrap(destination, destination, old, CONTEXT))
+
+
+def test_the_platform_key_is_used_without_a_role(bench: Bench) -> None:
+    key = bench.platform_key()
+    assert bench.platform_key() == key
+    generated = bench.provider.generate(key, CONTEXT)
+    assert bench.provider.unwrap(key, generated.wrapped.blob, CONTEXT) == generated.plaintext
+    assert bench.provider.describe(key).state == "Enabled"
+
+
 def test_describe_says_what_the_key_is(bench: Bench) -> None:
     key = bench.key()
     described = bench.provider.describe(key)
@@ -275,6 +381,8 @@ def test_an_address_of_something_else_is_refused_before_any_call(bench: Bench, a
     refusal(KmsConfigurationError, lambda: bench.provider.unwrap(KmsKey(arn), b"x", CONTEXT))
     refusal(KmsConfigurationError, lambda: bench.provider.rewrap(KmsKey(arn), KmsKey(arn), b"x", CONTEXT))
     refusal(KmsConfigurationError, lambda: bench.provider.describe(KmsKey(arn)))
+    refusal(KmsConfigurationError, lambda: bench.provider.check_unwrap(KmsKey(arn), b"x", CONTEXT))
+    refusal(KmsConfigurationError, lambda: bench.provider.rotation_period(KmsKey(arn)))
 
 
 def test_no_representation_shows_a_key(bench: Bench) -> None:

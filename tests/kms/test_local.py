@@ -118,6 +118,41 @@ def test_it_is_not_pickled(kms: LocalKms) -> None:
         pickle.dumps(kms)
 
 
+def test_a_file_from_before_rotation_periods_and_the_platform_key_is_read(kms: LocalKms, path: Path) -> None:
+    key = KmsKey(kms.create_key())
+    generated = kms.generate(key, CONTEXT)
+    document = json.loads(path.read_text())
+    del document["platform_key"]
+    for entry in document["keys"].values():
+        del entry["rotation_days"]
+    path.write_text(json.dumps(document))
+    older = LocalKms(path)
+    assert older.unwrap(key, generated.wrapped.blob, CONTEXT) == generated.plaintext
+    assert older.rotation_period(key) is None
+    assert older.platform_key() == kms.platform_key() != key.arn
+
+
+def test_what_is_new_in_the_file_stands_beside_what_older_code_reads(kms: LocalKms, path: Path) -> None:
+    kms.set_rotation_period(kms.platform_key(), 90)
+    document = json.loads(path.read_text())
+    assert document["format"] == 1
+    (entry,) = document["keys"].values()
+    assert set(entry) - {"rotation_days"} == {"state", "created_at", "deletion_at", "materials"}
+    assert set(document) - {"platform_key"} == {"format", "warning", "keys"}
+
+
+@pytest.mark.parametrize("name", ["platform_key", "rotation_days"])
+def test_a_field_of_another_kind_is_refused_and_not_quoted(kms: LocalKms, path: Path, name: str) -> None:
+    arn = kms.create_key()
+    document = json.loads(path.read_text())
+    place = document if name == "platform_key" else document["keys"][arn]
+    place[name] = ["CANARY"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigurationError, match="not a key file") as caught:
+        LocalKms(path)
+    assert "CANARY" not in "".join(traceback.format_exception(caught.value))
+
+
 # Several processes.
 
 
@@ -144,6 +179,24 @@ def test_processes_that_write_together_lose_nothing(path: Path) -> None:
     kms = LocalKms(path)
     assert len(set(made)) == 60
     assert {kms.describe(KmsKey(arn)).state for arn in made} == {"Enabled"}
+
+
+def _platform_key(path: Path) -> str:
+    return LocalKms(path).platform_key()
+
+
+def test_processes_that_ask_together_get_one_platform_key(path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        made = pool.map(_platform_key, [path] * 8, chunksize=1)
+    assert set(made) == {LocalKms(path).platform_key()}
+    assert list(json.loads(path.read_text())["keys"]) == made[:1]
+
+
+def test_threads_that_ask_together_get_one_platform_key(path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(lambda _: LocalKms(path).platform_key(), range(24)))
+    assert len(made) == 1
+    assert len(json.loads(path.read_text())["keys"]) == 1
 
 
 def test_threads_that_write_together_lose_nothing(kms: LocalKms) -> None:
@@ -180,6 +233,28 @@ def test_a_scheduled_deletion_takes_effect_and_destroys_the_material(path: Path)
     assert arn not in path.read_text()
 
 
+def test_a_platform_key_that_was_deleted_is_not_replaced(path: Path) -> None:
+    clock = Clock()
+    kms = LocalKms(path, clock=clock)
+    arn, other = kms.platform_key(), kms.create_key()
+    kms.schedule_key_deletion(arn, pending_days=7)
+    clock.now += 7 * DAY
+    kms.disable_key(other)
+    assert arn not in json.loads(path.read_text())["keys"]
+    assert kms.platform_key() == arn
+    with pytest.raises(KmsConfigurationError) as caught:
+        kms.generate(KmsKey(arn), CONTEXT)
+    assert caught.value.code == "NotFoundException"
+
+
+@pytest.mark.parametrize("days", [-1, 0, 89, 2561])
+def test_a_rotation_period_is_90_to_2560_days(kms: LocalKms, days: int) -> None:
+    key = KmsKey(kms.create_key())
+    with pytest.raises(KmsConfigurationError, match=key.arn):
+        kms.set_rotation_period(key.arn, days)
+    assert kms.rotation_period(key) is None
+
+
 @pytest.mark.parametrize("days", [6, 31])
 def test_a_waiting_period_is_7_to_30_days(kms: LocalKms, days: int) -> None:
     with pytest.raises(KmsConfigurationError):
@@ -193,9 +268,10 @@ def test_management_follows_the_key_state_table(kms: LocalKms) -> None:
     assert caught.value.code == "KMSInvalidStateException"
     kms.disable_key(arn)
     kms.disable_key(arn)
-    with pytest.raises(KmsDeniedError) as caught:
-        kms.rotate_key(arn)
-    assert caught.value.code == "DisabledException"
+    for change in (kms.rotate_key, lambda arn: kms.set_rotation_period(arn, 90)):
+        with pytest.raises(KmsDeniedError) as caught:
+            change(arn)
+        assert caught.value.code == "DisabledException"
     with pytest.raises(KmsDeniedError) as caught:
         kms.cancel_key_deletion(arn)
     assert caught.value.code == "KMSInvalidStateException"

@@ -155,6 +155,61 @@ def test_rotation_changes_the_key_material_and_nothing_else(strict_kms: StrictKm
         assert opened["KeyMaterialId"] == made["KeyMaterialId"]
 
 
+def test_a_description_names_the_key_material_of_now(strict_kms: StrictKms) -> None:
+    kms, arn = client(strict_kms), vendor_key(strict_kms)
+
+    def described() -> str:
+        material: str = kms.describe_key(KeyId=arn)["KeyMetadata"]["CurrentKeyMaterialId"]
+        return material
+
+    before = described()
+    assert kms.generate_data_key(KeyId=arn, NumberOfBytes=32)["KeyMaterialId"] == described() == before
+    strict_kms.rotate(arn)
+    assert kms.generate_data_key(KeyId=arn, NumberOfBytes=32)["KeyMaterialId"] == described() != before
+
+
+def test_the_rotation_status_is_read_through_a_role_and_across_accounts(strict_kms: StrictKms) -> None:
+    key, own = strict_kms.customer_key(), client(strict_kms)
+    role = assumed(strict_kms, key)
+    strict_kms.set_rotation_period(key.arn, 90)
+    assert role.get_key_rotation_status(KeyId=key.arn)["RotationPeriodInDays"] == 90
+    refused("AccessDeniedException", lambda: own.get_key_rotation_status(KeyId=key.arn))
+    strict_kms.allow(key.arn, VENDOR, actions=["kms:GetKeyRotationStatus"], describe=False)
+    assert own.get_key_rotation_status(KeyId=key.arn)["RotationPeriodInDays"] == 90
+    # It carries no encryption context, so a condition on that denies it.
+    guarded = strict_kms.create_key()
+    strict_kms.allow(guarded, VENDOR, actions=["kms:*"], context=CONTEXT, describe=False)
+    refused("AccessDeniedException", lambda: own.get_key_rotation_status(KeyId=guarded))
+
+
+def test_rotation_rests_while_a_key_waits_for_its_deletion(strict_kms: StrictKms) -> None:
+    kms, arn = client(strict_kms), vendor_key(strict_kms)
+
+    def rotates() -> bool:
+        enabled: bool = kms.get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"]
+        return enabled
+
+    strict_kms.set_rotation_period(arn, 365)
+    strict_kms.disable(arn)
+    assert rotates()
+    strict_kms.schedule_deletion(arn)
+    assert not rotates()
+    strict_kms.cancel_deletion(arn)
+    assert rotates()
+    strict_kms.enable(arn)
+    strict_kms.set_rotation_period(arn, None)
+    assert not rotates()
+
+
+def test_a_key_with_imported_material_does_not_rotate_by_itself(strict_kms: StrictKms) -> None:
+    kms, arn = client(strict_kms), strict_kms.create_key(origin="EXTERNAL")
+    strict_kms.allow(arn, VENDOR)
+    refused("KMSInvalidStateException", lambda: data_key(kms, arn), text="pending import")
+    strict_kms.set_state(arn, "Enabled")
+    data_key(kms, arn)
+    refused("UnsupportedOperationException", lambda: kms.get_key_rotation_status(KeyId=arn), status=400)
+
+
 # Ciphertexts.
 
 
@@ -204,6 +259,21 @@ def test_a_dry_run_that_would_succeed_says_so(strict_kms: StrictKms) -> None:
     )
     strict_kms.disable(arn)
     refused("DisabledException", lambda: data_key(kms, arn, DryRun=True))
+
+
+def test_a_dry_run_looks_at_blob_and_context_as_a_real_call_does(strict_kms: StrictKms) -> None:
+    """AWS leaves that out only when it is told to: IGNORE_CIPHERTEXT."""
+    kms, arn, other = client(strict_kms), vendor_key(strict_kms), vendor_key(strict_kms)
+    blob = data_key(kms, arn)
+    changed = blob[:-1] + bytes([blob[-1] ^ 1])
+
+    def dry_run(key: str, blob: bytes, context: dict[str, str]) -> object:
+        return kms.decrypt(CiphertextBlob=blob, KeyId=key, EncryptionContext=context, DryRun=True)
+
+    refused("DryRunOperationException", lambda: dry_run(arn, blob, CONTEXT))
+    refused("InvalidCiphertextException", lambda: dry_run(arn, changed, CONTEXT))
+    refused("InvalidCiphertextException", lambda: dry_run(arn, blob, {**CONTEXT, "pii-vault:tenant": "u"}))
+    refused("IncorrectKeyException", lambda: dry_run(other, blob, CONTEXT))
 
 
 # Who may.
@@ -258,6 +328,21 @@ def test_reencrypt_needs_both_sides(strict_kms: StrictKms) -> None:
     assert (answer["SourceKeyId"], answer["KeyId"]) == (source, destination)
 
 
+def test_reencrypt_can_be_limited_to_one_key(strict_kms: StrictKms) -> None:
+    kms, arn, other = client(strict_kms), strict_kms.create_key(), strict_kms.create_key()
+    condition = {"Bool": {"kms:ReEncryptOnSameKey": True}}
+    statements = [
+        {"Effect": "Allow", "Principal": {"AWS": VENDOR}, "Action": "kms:GenerateDataKey"},
+        {"Effect": "Allow", "Principal": {"AWS": VENDOR}, "Action": "kms:ReEncrypt*", "Condition": condition},
+    ]
+    for key in (arn, other):
+        strict_kms.put_key_policy(key, {"Statement": statements})
+    blob = data_key(kms, arn)
+    sent = {"CiphertextBlob": blob, "SourceEncryptionContext": CONTEXT, "DestinationEncryptionContext": CONTEXT}
+    assert kms.re_encrypt(**sent, SourceKeyId=arn, DestinationKeyId=arn)["KeyId"] == arn
+    refused("AccessDeniedException", lambda: kms.re_encrypt(**sent, SourceKeyId=arn, DestinationKeyId=other))
+
+
 def test_the_encryption_context_is_a_condition(strict_kms: StrictKms) -> None:
     kms = client(strict_kms)
     arn = vendor_key(strict_kms, context={"pii-vault:tenant": "t"})
@@ -266,6 +351,28 @@ def test_the_encryption_context_is_a_condition(strict_kms: StrictKms) -> None:
         refused("AccessDeniedException", lambda context=context: data_key(kms, arn, context))
     # Looking at a key carries no context, so it has a statement of its own.
     kms.describe_key(KeyId=arn)
+
+
+def test_one_of_several_context_values_can_be_demanded(strict_kms: StrictKms) -> None:
+    kms = client(strict_kms)
+    arn = vendor_key(strict_kms, context={"pii-vault:purpose": ["audit", "kek"]})
+    for purpose in ("audit", "kek"):
+        context = {"pii-vault:purpose": purpose}
+        blob = data_key(kms, arn, context)
+        kms.decrypt(CiphertextBlob=blob, KeyId=arn, EncryptionContext=context)
+    refused("AccessDeniedException", lambda: data_key(kms, arn, {"pii-vault:purpose": "data"}))
+    refused(
+        "AccessDeniedException",
+        lambda: kms.decrypt(CiphertextBlob=blob, KeyId=arn, EncryptionContext={"pii-vault:purpose": "data"}),
+    )
+
+
+def test_the_platform_key_is_ours_alone_and_stays(strict_kms: StrictKms) -> None:
+    arn, key = strict_kms.platform_key(), strict_kms.customer_key()
+    assert strict_kms.platform_key() == arn
+    assert arn.split(":")[4] == VENDOR.split(":")[4]
+    data_key(client(strict_kms), arn)
+    refused("AccessDeniedException", lambda: data_key(assumed(strict_kms, key), arn))
 
 
 def test_the_list_of_context_keys_can_be_closed(strict_kms: StrictKms) -> None:

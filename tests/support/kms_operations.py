@@ -44,6 +44,7 @@ _STATE_WORDS: Final = {
     "Creating": "creating",
     "Updating": "updating",
 }
+_AUTOMATIC_ROTATION: Final = {"EnableKeyRotation", "DisableKeyRotation", "GetKeyRotationStatus"}
 _GONE: Final = {"PendingDeletion", "PendingReplicaDeletion"}
 
 
@@ -56,6 +57,7 @@ class KeyRecord:
     state: str = "Enabled"
     deletion_at: float | None = None
     rotation_days: int | None = None
+    origin: str = "AWS_KMS"
     material: str = field(default_factory=lambda: secrets.token_hex(32))
 
 
@@ -77,7 +79,9 @@ class KmsOperations:
         self, account: str, region: str, policy: Policy, parameters: Mapping[str, Any] | None = None
     ) -> KeyRecord:
         metadata = ask_moto_kms(account, region, "CreateKey", parameters or {})["KeyMetadata"]
-        record = KeyRecord(metadata["Arn"], account, region, policy)
+        record = KeyRecord(metadata["Arn"], account, region, policy, origin=metadata["Origin"])
+        if record.origin == "EXTERNAL":
+            record.state = "PendingImport"
         self._keys[record.arn] = record
         return record
 
@@ -125,10 +129,11 @@ class KmsOperations:
         before = parameters.get("SourceEncryptionContext", {})
         after = parameters.get("DestinationEncryptionContext", {})
         named = parameters.get("SourceKeyId") or self._owner(blob).arn
-        source = self._permitted("ReEncrypt", "ReEncryptFrom", named, principal, region, before)
-        destination = self._permitted(
-            "ReEncrypt", "ReEncryptTo", parameters["DestinationKeyId"], principal, region, after
-        )
+        target = parameters["DestinationKeyId"]
+        same = self._resolved(named, principal, region) == self._resolved(target, principal, region)
+        more = {"kms:reencryptonsamekey": ["true" if same else "false"]}
+        source = self._permitted("ReEncrypt", "ReEncryptFrom", named, principal, region, before, more)
+        destination = self._permitted("ReEncrypt", "ReEncryptTo", target, principal, region, after, more)
         _check_usable(source)
         _check_usable(destination)
         self._check_owner(blob, source)
@@ -186,10 +191,11 @@ class KmsOperations:
         principal: Principal,
         region: str,
         context: Mapping[str, str],
+        more: Mapping[str, list[str]] | None = None,
     ) -> KeyRecord:
         arn = self._resolved(named, principal, region)
         record = self._keys.get(arn)
-        question = Question(principal, f"kms:{action}", arn, self._conditions(principal, context))
+        question = Question(principal, f"kms:{action}", arn, {**self._conditions(principal, context), **(more or {})})
         same_account = principal.account == account_of(arn)
         if record is None and same_account:
             raise AwsError("NotFoundException", f"Key '{arn}' does not exist")
@@ -231,6 +237,8 @@ class KmsOperations:
     def manage(self, operation: str, record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Do a management operation that is permitted."""
         _check_manageable(operation, record)
+        if record.origin != "AWS_KMS" and operation in _AUTOMATIC_ROTATION:
+            raise AwsError("UnsupportedOperationException", f"{record.arn} origin is {record.origin}.")
         if operation == "DisableKey":
             record.state = "Disabled"
         elif operation == "EnableKey":
@@ -312,7 +320,8 @@ def _period(parameters: Mapping[str, Any]) -> int:
 
 
 def _rotation_status(record: KeyRecord) -> dict[str, Any]:
-    if record.rotation_days is None:
+    # Suspended while the key waits for its deletion; a cancelled deletion brings it back.
+    if record.rotation_days is None or record.state in _GONE:
         return {"KeyId": record.arn, "KeyRotationEnabled": False}
     return {
         "KeyId": record.arn,

@@ -1,10 +1,9 @@
 """AWS KMS and STS over real HTTP, as strict as AWS where revocation is concerned.
 
 moto does the cryptography and the shape of the answers. In front of it stands this server, which keeps what
-moto does
-not: key states, key policies with principals and encryption-context conditions, trust policies with
-    ExternalId, expiry of assumed credentials, cross-account use, dry runs. It also counts requests and plays
-    a script of faults::
+moto does not: key states, key policies with principals and encryption-context conditions, trust policies with
+ExternalId, expiry of assumed credentials, cross-account use, dry runs, rotation periods and key material. It also
+counts requests and plays a script of faults::
 
     with StrictKms() as kms:
         key = kms.customer_key()                      # a KmsKey: key, role, ExternalId and policy
@@ -22,15 +21,12 @@ once; signatures are not verified, only who the access key and session token bel
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,14 +39,11 @@ from tests.support.kms_http import (
     FaultScript,
     HttpServer,
     Reply,
-    ask_moto,
-    caller_identity,
-    element,
     error_reply,
     iterate_counter,
     moto_address,
 )
-from tests.support.kms_operations import KeyRecord, KmsOperations
+from tests.support.kms_operations import KmsOperations
 from tests.support.kms_policy import (
     ALLOW_EVERYTHING,
     Policy,
@@ -59,6 +52,7 @@ from tests.support.kms_policy import (
     account_of,
     is_allowed,
 )
+from tests.support.kms_sts import Credentials, Role, State, StsOperations
 
 from pii_vault.kms import KmsKey
 
@@ -72,32 +66,6 @@ __all__ = ["RUNTIME_ACTIONS", "VENDOR", "FaultRule", "StrictKms"]
 VENDOR: Final = "arn:aws:iam::999900001111:user/vendor"
 RUNTIME_ACTIONS: Final = ("kms:GenerateDataKey", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo")
 _LOOK_ACTIONS: Final = ("kms:DescribeKey", "kms:GetKeyRotationStatus")
-_CREDENTIAL: Final = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/")
-
-
-@dataclass
-class _Role:
-    trust: Policy
-    session_seconds: float | None
-    max_session_seconds: int
-
-
-@dataclass
-class _Credentials:
-    access_key: str
-    secret_key: str
-    token: str
-    principal: Principal
-    expires_at: float = float("inf")
-    role: str = ""
-
-
-@dataclass
-class _State:
-    keys: dict[str, KeyRecord] = field(default_factory=dict)
-    roles: dict[str, _Role] = field(default_factory=dict)
-    identity_policies: dict[str, Policy | None] = field(default_factory=dict)
-    credentials: dict[str, _Credentials] = field(default_factory=dict)
 
 
 class StrictKms:
@@ -106,12 +74,14 @@ class StrictKms:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self._lock = threading.RLock()
-        self._state = _State()
+        self._state = State()
         self._faults = FaultScript()
         self._ahead = 0.0
         self._counters: list[Counter] = []
         self._server: HttpServer | None = None
         self._operations = KmsOperations(self._state.keys, self._authorise, self._may_create)
+        self._sts = StsOperations(self._state, self._lock, self._now)
+        self._platform_key: str | None = None
         self._vendor = self.add_identity(VENDOR, ALLOW_EVERYTHING)
 
     # Life.
@@ -192,12 +162,28 @@ class StrictKms:
         self.allow(arn, role, context=context)
         return KmsKey(arn, role, external_id)
 
-    def create_key(
-        self, account: str = "111122223333", region: str = "eu-west-1", *, policy: Policy | None = None
-    ) -> str:
-        """Make a key that nobody may use, unless `policy` says otherwise; return its ARN."""
+    def platform_key(self) -> str:
+        """The ARN of our own key, which we use without a role: made at the first call, the same ever after."""
         with self._lock:
-            return self._operations.create(account, region, policy or {"Statement": []}).arn
+            if self._platform_key is None:
+                self._platform_key = self.create_key(account_of(VENDOR))
+                self.allow(self._platform_key, VENDOR)
+            return self._platform_key
+
+    def create_key(
+        self,
+        account: str = "111122223333",
+        region: str = "eu-west-1",
+        *,
+        policy: Policy | None = None,
+        origin: str = "AWS_KMS",
+    ) -> str:
+        """Make a key that nobody may use, unless `policy` says otherwise; return its ARN.
+
+        With the origin ``EXTERNAL`` its material is to be imported: `set_state` "Enabled" stands for the import.
+        """
+        with self._lock:
+            return self._operations.create(account, region, policy or {"Statement": []}, {"Origin": origin}).arn
 
     def allow(
         self,
@@ -205,7 +191,7 @@ class StrictKms:
         principal: str,
         *,
         actions: Iterable[str] = RUNTIME_ACTIONS,
-        context: Mapping[str, str] | None = None,
+        context: Mapping[str, str | Iterable[str]] | None = None,
         context_keys: Iterable[str] | None = None,
         describe: bool = True,
     ) -> None:
@@ -215,13 +201,16 @@ class StrictKms:
             arn: The key.
             principal: A role, user or account root ARN.
             actions: The cryptographic actions.
-            context: Encryption-context values that must be equal.
+            context: Encryption-context values that must be equal; with several for one name, to one of them.
             context_keys: The closed list of encryption-context keys; a request without any is refused.
             describe: Allow looking at the key, which carries no encryption context.
         """
         condition: dict[str, Any] = {}
         if context:
-            condition["StringEquals"] = {f"kms:EncryptionContext:{name}": value for name, value in context.items()}
+            condition["StringEquals"] = {
+                f"kms:EncryptionContext:{name}": value if isinstance(value, str) else list(value)
+                for name, value in context.items()
+            }
         if context_keys is not None:
             condition["ForAllValues:StringEquals"] = {"kms:EncryptionContextKeys": list(context_keys)}
             condition["Null"] = {"kms:EncryptionContextKeys": "false"}
@@ -257,6 +246,13 @@ class StrictKms:
         """Give the key new key material; the ARN stays."""
         self._manage("RotateKeyOnDemand", arn)
 
+    def set_rotation_period(self, arn: str, days: int | None) -> None:
+        """Let the key rotate by itself every so many days, or never. It is only said, not done."""
+        if days is None:
+            self._manage("DisableKeyRotation", arn)
+        else:
+            self._manage("EnableKeyRotation", arn, RotationPeriodInDays=days)
+
     def delete_now(self, arn: str) -> None:
         """What the end of the waiting period does."""
         with self._lock:
@@ -272,9 +268,9 @@ class StrictKms:
 
     # Identities and roles.
 
-    def add_identity(self, arn: str, identity_policy: Policy | None = None) -> _Credentials:
+    def add_identity(self, arn: str, identity_policy: Policy | None = None) -> Credentials:
         """Make a user with static credentials: another application of ours, an attacker."""
-        found = _Credentials("AKIA" + secrets.token_hex(8).upper(), secrets.token_hex(20), "", Principal(arn, arn))
+        found = Credentials("AKIA" + secrets.token_hex(8).upper(), secrets.token_hex(20), "", Principal(arn, arn))
         with self._lock:
             self._state.credentials[found.access_key] = found
             self._state.identity_policies[arn] = identity_policy
@@ -313,7 +309,7 @@ class StrictKms:
             statement["Condition"] = {"StringEquals": {"sts:ExternalId": external_id}}
         with self._lock:
             trust = trust_policy or {"Statement": [statement]}
-            self._state.roles[arn] = _Role(trust, session_seconds, max_session_seconds)
+            self._state.roles[arn] = Role(trust, session_seconds, max_session_seconds)
             self._state.identity_policies[arn] = identity_policy
 
     def remove_role(self, arn: str) -> None:
@@ -381,76 +377,14 @@ class StrictKms:
         rule = self._faults.take(call.operation, call.key)
         if rule is not None:
             self._faults.suffer(rule, sts=sts)
-        principal, region = self._authenticate(headers, sts=sts)
+        principal, region = self._sts.authenticate(headers, sts=sts)
         call.principal = principal.arn
         if sts:
-            return Reply(200, self._sts(call, principal, region, headers, body), "text/xml")
+            return Reply(200, self._sts.run(call, principal, region, headers, body), "text/xml")
         with self._lock:
             answer = self._operations.run(call.operation, call.parameters, principal, region)
         altered = answer if rule is None or rule.alter is None else rule.alter(answer)
         return Reply(200, altered if isinstance(altered, bytes) else json.dumps(altered).encode())
-
-    def _authenticate(self, headers: Mapping[str, str], *, sts: bool) -> tuple[Principal, str]:
-        match = _CREDENTIAL.search(headers.get("Authorization", ""))
-        if match is None:
-            code = "MissingAuthenticationToken" if sts else "MissingAuthenticationTokenException"
-            raise AwsError(code, "Missing Authentication Token", 403 if sts else 400)
-        with self._lock:
-            found = self._state.credentials.get(match[1])
-        if found is None or found.token != headers.get("X-Amz-Security-Token", ""):
-            code = "InvalidClientTokenId" if sts else "UnrecognizedClientException"
-            raise AwsError(code, "The security token included in the request is invalid.", 403 if sts else 400)
-        if self._now() >= found.expires_at:
-            code = "ExpiredToken" if sts else "ExpiredTokenException"
-            raise AwsError(code, "The security token included in the request is expired", 403 if sts else 400)
-        return found.principal, match[2]
-
-    def _sts(self, call: Call, principal: Principal, region: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        if call.operation == "GetCallerIdentity":
-            return caller_identity(principal.arn, principal.account)
-        if call.operation != "AssumeRole":
-            raise AwsError("InvalidAction", f"not offered here: {call.operation}", 400)
-        role, lifetime = self._assumable(call.parameters, principal)
-        sent = {"Content-Type": headers.get("Content-Type", "application/x-www-form-urlencoded")}
-        _, answered = ask_moto("sts", account_of(call.key), region, sent, body)
-        return self._handed_out(
-            answered.decode(), call, lifetime if role.session_seconds is None else role.session_seconds
-        )
-
-    def _assumable(self, parameters: Mapping[str, str], principal: Principal) -> tuple[_Role, float]:
-        arn = parameters["RoleArn"]
-        with self._lock:
-            role = self._state.roles.get(arn)
-            identity_policy = self._state.identity_policies.get(principal.identity)
-        external = [parameters["ExternalId"]] if "ExternalId" in parameters else []
-        question = Question(principal, "sts:AssumeRole", arn, {"sts:externalid": external})
-        if role is None or not is_allowed(question, role.trust, identity_policy):
-            message = f"User: {principal.arn} is not authorized to perform: sts:AssumeRole on resource: {arn}"
-            raise AwsError("AccessDenied", message, 403)
-        lifetime = int(parameters.get("DurationSeconds", 3600))
-        if not 900 <= lifetime <= role.max_session_seconds:
-            message = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."
-            raise AwsError("ValidationError", message, 400)
-        return role, lifetime
-
-    def _handed_out(self, xml: str, call: Call, lifetime: float) -> bytes:
-        """Remember the credentials that moto made, and put the true end into the answer."""
-        expires_at = self._now() + lifetime
-        session = call.parameters["RoleSessionName"]
-        role = call.key.rpartition(":role/")[2].rpartition("/")[2]
-        arn = f"arn:aws:sts::{account_of(call.key)}:assumed-role/{role}/{session}"
-        found = _Credentials(
-            element(xml, "AccessKeyId"),
-            element(xml, "SecretAccessKey"),
-            element(xml, "SessionToken"),
-            Principal(arn, call.key),
-            expires_at,
-            call.key,
-        )
-        with self._lock:
-            self._state.credentials[found.access_key] = found
-        stamp = datetime.fromtimestamp(expires_at, UTC).isoformat().replace("+00:00", "Z")
-        return re.sub("<Expiration>.*?</Expiration>", f"<Expiration>{stamp}</Expiration>", xml).encode()
 
     def _authorise(self, question: Question, policy: Policy) -> bool:
         return is_allowed(question, policy, self._state.identity_policies.get(question.principal.identity))

@@ -20,6 +20,7 @@ from pii_vault import (
     EncryptedUUID,
     Vault,
 )
+from pii_vault.lifecycle.rotation import Rotation
 
 
 class Base(DeclarativeBase):
@@ -56,7 +57,7 @@ def use(vault: Vault) -> None:
         assert_type(customer.tags, list[str])
         row = session.execute(select(Customer.balance, Customer.device)).one()
         assert_type(row.tuple(), tuple[Decimal, UUID])
-    assert_type(vault.rotate("acme"), int)
+    assert_type(vault.rotate("acme"), Rotation)
     assert_type(vault.tenants(), list[str])
 
 

@@ -69,7 +69,7 @@ kms = pii_vault.LocalKms(pathlib.Path(folder.name) / "kms.json")
 vault = pii_vault.Vault("sqlite://", kms=kms)
 vault.create_all()
 vault.add_tenant("acme", key=kms.create_key())
-print(vault.rotate("acme"))
+print(vault.rotate("acme").version)
 folder.cleanup()
 """
     )

@@ -304,7 +304,7 @@ def derive_cases() -> Iterator[Case]:
         "a zero byte, then what looks like another label": b"\x00pii_vault/1/wrap\x00",
         "1000 bytes": bytes(range(250)) * 4,
     }
-    for use in ("seal", "index", "wrap", "commit", "mac"):
+    for use in ("seal", "index", "wrap", "commit", "mac", "ratchet"):
         for name, context in contexts.items():
             for key_name in ("key one", "key two"):
                 key = fixed(key_name)

@@ -54,8 +54,8 @@ def demo(
         typer.Option(
             "--key",
             metavar="ARN",
-            help="An AWS KMS key; give two. The second is disabled for some seconds and enabled again, so use keys "
-            "that are made for this. With --endpoint-url the demo makes two keys by itself.",
+            help="An AWS KMS key; give three: two customers', then the platform's. The second is disabled for some "
+            "seconds and enabled again: use keys that are made for this. With --endpoint-url the demo makes its own.",
         ),
     ] = None,
 ) -> None:
@@ -157,7 +157,7 @@ def rotate(
     endpoint_url: options.EndpointUrl = None,
 ) -> None:
     """Make a new data key for a tenant and seal with it from now on. Rows are not touched; old ones stay readable."""
-    version = options.vault_on(database_url, kms, endpoint_url).rotate(name)
+    version = options.vault_on(database_url, kms, endpoint_url).rotate(name).version
     print(f"tenant {name} seals with data key version {version}; earlier versions still open")
 
 

@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ..kms import KmsProvider
+    from ..kms import KmsLifecycle
     from ..vault import Vault
 
 DatabaseUrl = Annotated[
@@ -59,7 +59,7 @@ def engine_on(database_url: str) -> Engine:
     raise ConfigurationError(reason, hint=hint)
 
 
-def kms_of(kms: str, endpoint_url: str | None) -> KmsProvider:
+def kms_of(kms: str, endpoint_url: str | None) -> KmsLifecycle:
     """Make the KMS that `--kms` and `--endpoint-url` name."""
     kind, _, path = kms.partition(":")
     if kind == "aws" and not path:

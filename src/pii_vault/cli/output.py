@@ -23,6 +23,7 @@ def plain(tenant: TenantSummary) -> dict[str, Any]:
         "uid": tenant.uid.hex(),
         "keyset_id": f"{tenant.keyset_id:08x}",
         "created_at": tenant.created_at.isoformat(),
+        "due_at": tenant.due_at.isoformat() if tenant.due_at is not None else None,
     }
 
 

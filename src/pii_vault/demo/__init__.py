@@ -23,7 +23,7 @@ def run(
         database_url: A PostgreSQL database, or None for a SQLite file in a temporary folder.
         kms: ``local`` or ``aws``.
         endpoint_url: Another endpoint for AWS KMS.
-        keys: Two ARNs of AWS KMS keys; none with `endpoint_url`, and two are made there.
+        keys: Three ARNs of AWS KMS keys, the last one the platform's; none with `endpoint_url`, where it makes three.
         console: Where to print; standard output when None.
 
     Returns:

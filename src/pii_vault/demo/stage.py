@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ..errors import ConfigurationError, KeyStoreError
 from ..keystore.engine import open_engine
-from ..kms import KmsProvider
+from ..kms import KmsLifecycle
 
 TENANTS: Final = ("acme", "globex")
 
@@ -51,20 +51,22 @@ class Database:
 
 @dataclass(frozen=True)
 class Keys:
-    """Two KMS keys.
+    """The customers' KMS keys, and the platform's.
 
     Attributes:
         kms: Where they are.
         name: What it is, in words.
         owner: Disables and enables them.
         arns: The key of each of `TENANTS`.
+        platform: The platform's own key.
         propagation: Seconds that the KMS may need until every one of its machines knows of a disabled key.
     """
 
-    kms: KmsProvider
+    kms: KmsLifecycle
     name: str
     owner: KeyOwner
     arns: Sequence[str]
+    platform: str
     propagation: float = 0.0
 
 
@@ -172,7 +174,7 @@ def _keys(folder: Path, kms: str, endpoint_url: str | None, keys: Sequence[str])
     from ..kms.local import LocalKms
 
     local = LocalKms(folder / "kms.json")
-    yield Keys(local, "LocalKms", local, [local.create_key() for _ in TENANTS])
+    yield Keys(local, "LocalKms", local, [local.create_key() for _ in TENANTS], local.platform_key())
 
 
 @contextmanager
@@ -184,18 +186,22 @@ def _aws_keys(endpoint_url: str | None, keys: Sequence[str]) -> Iterator[Keys]:
     kms = AwsKms(endpoint_url=endpoint_url)
     name = f"AWS KMS at {endpoint_url}" if endpoint_url else "AWS KMS"
     if keys:
-        if len(keys) != len(TENANTS) or len(set(keys)) != len(keys):
-            raise ConfigurationError("give two different keys", hint="--key ARN --key ARN")
-        yield Keys(kms, name, owner, keys, PROPAGATION)
+        if len(keys) != len(TENANTS) + 1 or len(set(keys)) != len(keys):
+            raise ConfigurationError(
+                "give three different keys: two customers', then the platform's", hint="--key ARN --key ARN --key ARN"
+            )
+        yield Keys(kms, name, owner, keys[:-1], keys[-1], PROPAGATION)
         return
     if endpoint_url is None:
         # A key in AWS costs money until it is deleted, and that takes a week.
-        raise ConfigurationError("the demo makes no keys in AWS", hint="give two of your own: --key ARN --key ARN")
+        raise ConfigurationError(
+            "the demo makes no keys in AWS", hint="give three of your own: --key ARN --key ARN --key ARN"
+        )
     made: list[str] = []
     try:
-        for _ in TENANTS:
+        for _ in (*TENANTS, "platform"):
             made.append(owner.create_key())
-        yield Keys(kms, name, owner, made, PROPAGATION)
+        yield Keys(kms, name, owner, made[:-1], made[-1], PROPAGATION)
     finally:
         for arn in made:
             owner.schedule_key_deletion(arn)

@@ -43,7 +43,7 @@ class Story:
     def __init__(self, stage: Stage, screen: Screen) -> None:
         self._stage = stage
         self._screen = screen
-        self._vault = Vault(stage.database.engine, kms=stage.keys.kms, ttl=TTL)
+        self._vault = Vault(stage.database.engine, kms=stage.keys.kms, platform_key=stage.keys.platform, ttl=TTL)
         self._sessions = sessionmaker(stage.database.engine)
         self._vault.attach(stage.database.engine, self._sessions, tenant_column="tenant_id")
 
@@ -89,7 +89,7 @@ class Story:
     def _rotation(self) -> None:
         self._screen.step('vault.rotate("acme") makes a new data key. No row is touched; new rows use the new key.')
         before = self._emails()
-        version = self._vault.rotate("acme")
+        version = self._vault.rotate("acme").version
         untouched = self._emails() == before
         self._write("acme", LATER)
         opened = {each.id: each.email for tenant in TENANTS for each in self._read(tenant)}

@@ -1,6 +1,9 @@
-"""The key store: the tables that hold tenants and key records, and the queries on them. No key is in clear here."""
+"""The key store: the tables that hold tenants, key records, use counts and the audit log. No key is in clear here."""
 
+from .change import Change as Change
+from .change import SupersededError as SupersededError
+from .snapshot import Snapshot as Snapshot
+from .snapshot import TenantSummary as TenantSummary
 from .store import OWN_STATEMENTS as OWN_STATEMENTS
+from .store import AuditKeyRecord as AuditKeyRecord
 from .store import KeyStore as KeyStore
-from .store import Snapshot as Snapshot
-from .store import TenantSummary as TenantSummary

@@ -1,24 +1,156 @@
-"""Changes of the schema: one transaction, one process at a time."""
+"""What one transaction may change about one tenant: each method one fact, the caller's block all of them or none.
+
+Keys only move along `TRANSITIONS`, and each move names the state that it comes from, so that a change that was decided
+on older facts fails instead of overwriting newer ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, bindparam, insert, update
 
-_LOCK: Final = 7309453671
-"""PostgreSQL's advisory lock of this project; any number would do, but never another one again."""
+from ..chain import ChainRecord, Entry
+from ..errors import KeyStoreError
+from ..keys import KekRecord, KeyRecord, KeyState, Policy, TenantRecord
+from .rows import CHAIN_COLUMNS, KEK_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, values
+from .schema import audit, audit_chains, keks, key_use, keys, policies, tenants
 
 
-@contextmanager
-def schema_change(engine: Engine) -> Iterator[Connection]:
-    """Give a connection in a transaction that nobody else's schema change runs beside: a second one waits."""
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        elif not getattr(connection.connection.dbapi_connection, "in_transaction", False):
-            # Python's driver begins no transaction before DDL: each statement would be committed on its own.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield connection
+class SupersededError(Exception):
+    """The tenant's records are no longer those that a change was decided on: read them and decide again."""
+
+
+class Change:
+    """One transaction on one tenant's records, from `KeyStore.change` or `KeyStore.new_tenant`."""
+
+    def __init__(self, connection: Connection, tenant_uid: bytes) -> None:
+        self._connection = connection
+        self._uid = tenant_uid
+
+    # The tenant.
+
+    def add_tenant(self, tenant: TenantRecord) -> None:
+        """Register the tenant."""
+        self._connection.execute(
+            insert(tenants).values(
+                uid=self._uid,
+                name=tenant.name,
+                keyset_id=tenant.identity.keyset_id,
+                suspended=tenant.suspended,
+                created_at=tenant.created_at,
+            )
+        )
+        self._connection.execute(insert(policies).values(tenant_uid=self._uid, **values(tenant.policy, POLICY_COLUMNS)))
+
+    def set_suspended(self, suspended: bool) -> None:
+        """Suspend or resume the tenant."""
+        self._connection.execute(update(tenants).where(tenants.c.uid == self._uid).values(suspended=suspended))
+
+    def set_policy(self, policy: Policy) -> None:
+        """Replace what is expected of the tenant's KMS key."""
+        mine = policies.c.tenant_uid == self._uid
+        self._connection.execute(update(policies).where(mine).values(**values(policy, POLICY_COLUMNS)))
+
+    # Its KEK.
+
+    def add_kek(self, record: KekRecord) -> None:
+        """Store an ACTIVE KEK."""
+        self._connection.execute(insert(keks).values(tenant_uid=self._uid, **values(record, KEK_COLUMNS)))
+
+    def rewrap_kek(self, before: KekRecord, after: KekRecord) -> None:
+        """Store the same KEK as another KMS key, or other material of the same, wrapped it."""
+        changed = ("kms_key_arn", "role_arn", "external_id", "kms_key_material_id", "wrapped")
+        # Only over the very bytes that were re-wrapped.
+        unchanged = keks.c.wrapped == before.wrapped
+        self._update_kek(before, unchanged, **values(after, changed))
+
+    def destroy_kek(self, record: KekRecord) -> None:
+        """Drop the wrapped bytes of an ACTIVE KEK; the row stays."""
+        self._update_kek(record, keks.c.state == KeyState.ACTIVE, state=KeyState.DEACTIVATED)
+        self._update_kek(record, keks.c.state == KeyState.DEACTIVATED, state=KeyState.DESTROYED, wrapped=b"")
+
+    def _update_kek(self, record: KekRecord, condition: Any, **changed: Any) -> None:
+        mine = (keks.c.tenant_uid == self._uid) & (keks.c.generation == record.generation)
+        if self._connection.execute(update(keks).where(mine, condition).values(**changed)).rowcount != 1:
+            raise KeyStoreError(f"KEK generation {record.generation} is no longer what it was")
+
+    # Its keys.
+
+    def add_key(self, record: KeyRecord) -> None:
+        """Store a new key, PRE_ACTIVE."""
+        new = replace(record, state=KeyState.PRE_ACTIVE, epoch=0, activation_mac=b"", activated_at=None, due_at=None)
+        self._connection.execute(insert(keys).values(tenant_uid=self._uid, **values(new, KEY_COLUMNS)))
+        self._connection.execute(
+            insert(key_use).values(tenant_uid=self._uid, purpose=new.purpose, version=new.version, reserved=0)
+        )
+
+    def activate(self, record: KeyRecord) -> None:
+        """Make a PRE_ACTIVE key ACTIVE with the record's proof; its predecessor was deactivated before."""
+        proof = ("epoch", "activation_mac", "activated_at", "due_at")
+        self._move(record, KeyState.PRE_ACTIVE, KeyState.ACTIVE, **values(record, proof))
+
+    def deactivate(self, record: KeyRecord, now: datetime) -> None:
+        """Let an ACTIVE key open only."""
+        self._move(record, KeyState.ACTIVE, KeyState.DEACTIVATED, deactivated_at=now)
+
+    def compromise(self, record: KeyRecord, now: datetime) -> None:
+        """Let a key open for re-encryption only."""
+        when = {"deactivated_at": now} if record.deactivated_at is None else {}
+        self._move(record, record.state, KeyState.COMPROMISED, **when)
+
+    def destroy(self, record: KeyRecord, now: datetime) -> None:
+        """Drop the wrapped bytes of a key; the row stays."""
+        self._move(record, record.state, KeyState.DESTROYED, destroyed_at=now, encrypted_key=b"")
+
+    def set_due(self, record: KeyRecord, due_at: datetime) -> None:
+        """Say when the ACTIVE key is to be rotated."""
+        self._connection.execute(update(keys).where(*self._mine(record)).values(due_at=due_at))
+
+    def rewrap_keys(self, records: Iterable[KeyRecord]) -> None:
+        """Store the same keys as another KEK wrapped them."""
+        changed = ("kek_generation", "encrypted_key", "iv", "activation_mac")
+        parameters = [
+            {f"new_{column}": value for column, value in values(record, changed).items()}
+            | {"mine_purpose": record.purpose, "mine_version": record.version}
+            for record in records
+        ]
+        if parameters:
+            statement = (
+                update(keys)
+                .where(
+                    keys.c.tenant_uid == self._uid,
+                    keys.c.purpose == bindparam("mine_purpose"),
+                    keys.c.version == bindparam("mine_version"),
+                )
+                .values({column: bindparam(f"new_{column}") for column in changed})
+            )
+            self._connection.execute(statement, parameters)
+
+    def _move(self, record: KeyRecord, before: KeyState, after: KeyState, **changed: Any) -> None:
+        before.check_transition(after)
+        where = (*self._mine(record), keys.c.state == before)
+        if self._connection.execute(update(keys).where(*where).values(state=after, **changed)).rowcount != 1:
+            raise KeyStoreError(f"{record.purpose} key version {record.version} is no longer {before}")
+
+    def _mine(self, record: KeyRecord) -> tuple[Any, ...]:
+        return keys.c.tenant_uid == self._uid, keys.c.purpose == record.purpose, keys.c.version == record.version
+
+    # Its audit chain.
+
+    def append(self, chain: ChainRecord, entry: Entry) -> None:
+        """Add an entry to the tenant's audit chain, with the chain's new end."""
+        row = {"tenant_uid": self._uid, **values(chain, CHAIN_COLUMNS)}
+        if entry.seq == 1:
+            self._connection.execute(insert(audit_chains).values(row))
+        else:
+            mine = (audit_chains.c.tenant_uid == self._uid) & (audit_chains.c.seq == entry.seq - 1)
+            moved = update(audit_chains).where(mine).values(**values(chain, ("seq", "head", "sealed_key")))
+            if self._connection.execute(moved).rowcount != 1:
+                raise KeyStoreError("the audit chain is no longer what it was")
+        self._connection.execute(
+            insert(audit).values(tenant_uid=self._uid, seq=entry.seq, entry=entry.text, mac=entry.mac)
+        )

@@ -1,11 +1,13 @@
 """The key store's tables, with the constraints that make a wrong state impossible.
 
 The database itself refuses a second ACTIVE key of one tenant and purpose, a reused version, a state that moves
-backwards, a changed or deleted key record. Code checks the same, but the database outlives the code.
+backwards, a changed or deleted key record, a use count that falls, a changed or deleted audit entry. Code checks the
+same, but the database outlives the code.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -26,6 +29,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
+    Text,
     TypeDecorator,
     event,
     text,
@@ -33,7 +37,7 @@ from sqlalchemy import (
 
 from ..keys import TRANSITIONS, KeyState
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """Every revision in `migrations/versions`, oldest first."""
 
 REVISION: Final = REVISIONS[-1]
@@ -106,6 +110,18 @@ tenants = Table(
     CheckConstraint("keyset_id BETWEEN 0 AND 4294967295", name="keyset_id"),
 )
 
+policies = Table(
+    "pii_vault_policies",
+    metadata,
+    Column("tenant_uid", LargeBinary(16), ForeignKey(tenants.c.uid), primary_key=True),
+    Column("kms_account", String(32), nullable=False),
+    Column("kms_region", String(64), nullable=False),
+    Column("rotation_days", Integer),
+    Column("follows_kms", Boolean, nullable=False),
+    CheckConstraint("rotation_days BETWEEN 1 AND 3650", name="rotation_days"),
+)
+"""What is expected of a tenant's KMS key, and how often its data key is to be rotated."""
+
 keks = Table(
     "pii_vault_keks",
     metadata,
@@ -149,6 +165,8 @@ keys = Table(
     Column("activated_at", UtcDateTime),
     Column("deactivated_at", UtcDateTime),
     Column("destroyed_at", UtcDateTime),
+    Column("previous_version", Integer),
+    Column("due_at", UtcDateTime),
     PrimaryKeyConstraint("tenant_uid", "purpose", "version"),
     CheckConstraint("purpose IN ('data', 'index')", name="purpose"),
     CheckConstraint("version BETWEEN 1 AND CASE WHEN purpose = 'data' THEN 65535 ELSE 255 END", name="version"),
@@ -157,6 +175,58 @@ keys = Table(
     CheckConstraint("length(commitment) = 32", name="commitment_bytes"),
     CheckConstraint("length(encrypted_key) = CASE WHEN state = 'destroyed' THEN 0 ELSE 48 END", name="encrypted_key"),
     CheckConstraint("state <> 'active' OR (length(activation_mac) = 32 AND epoch >= 1)", name="activation"),
+)
+
+key_use = Table(
+    "pii_vault_key_use",
+    metadata,
+    Column("tenant_uid", LargeBinary(16), nullable=False),
+    Column("purpose", String(16), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_uid", "purpose", "version"),
+    ForeignKeyConstraint(("tenant_uid", "purpose", "version"), (keys.c.tenant_uid, keys.c.purpose, keys.c.version)),
+    CheckConstraint("reserved BETWEEN 0 AND 4294967296", name="reserved"),
+)
+"""How many values processes have asked to seal with a key. Apart from the key records, which stay still meanwhile."""
+
+audit_keys = Table(
+    "pii_vault_audit_keys",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("kms_key_arn", String(2048), nullable=False),
+    Column("wrapped", LargeBinary(6144), nullable=False),
+    Column("commitment", LargeBinary(32), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+    CheckConstraint("length(commitment) = 32", name="commitment_bytes"),
+)
+
+audit_chains = Table(
+    "pii_vault_audit_chains",
+    metadata,
+    Column("tenant_uid", LargeBinary(16), ForeignKey(tenants.c.uid), primary_key=True),
+    Column("kms_key_arn", String(2048), nullable=False),
+    Column("root", LargeBinary(6144), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("head", LargeBinary(32), nullable=False),
+    Column("sealed_key", LargeBinary(60), nullable=False),
+    CheckConstraint("seq >= 1", name="seq"),
+    CheckConstraint("length(head) = 32", name="head_bytes"),
+    CheckConstraint("length(sealed_key) = 60", name="sealed_key_bytes"),
+)
+"""The end of each tenant's chain: what the next entry is joined to."""
+
+audit = Table(
+    "pii_vault_audit",
+    metadata,
+    Column("tenant_uid", LargeBinary(16), ForeignKey(tenants.c.uid), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("entry", Text, nullable=False),
+    Column("mac", LargeBinary(32), nullable=False),
+    PrimaryKeyConstraint("tenant_uid", "seq"),
+    CheckConstraint("seq >= 1", name="seq"),
+    CheckConstraint("length(mac) = 32", name="mac_bytes"),
 )
 
 one_active_key = Index(
@@ -177,86 +247,141 @@ one_active_kek = Index(
 )
 
 _FIXED = {
-    "keys": (
-        "tenant_uid",
-        "purpose",
-        "version",
-        "commitment",
-        "created_at",
-        "reason",
-        "created_by",
-    ),
+    "keys": ("tenant_uid", "purpose", "version", "commitment", "created_at", "reason", "created_by"),
     "keks": ("tenant_uid", "generation", "algorithm", "commitment", "created_at"),
+    "key_use": ("tenant_uid", "purpose", "version"),
+    "audit_keys": ("id", "commitment", "created_at"),
+    "audit_chains": ("tenant_uid", "kms_key_arn", "root"),
 }
 """Columns that nothing legitimate ever changes. (A re-wrap changes the wrapped bytes and the KMS key's address.)"""
 
 
-_KEYS = {"keys": ("tenant_uid", "purpose", "version"), "keks": ("tenant_uid", "generation")}
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What the triggers of one table refuse: SQL conditions, and the rule that they stand for."""
+
+    what: str
+    key: tuple[str, ...]
+    illegal_insert: str | None
+    insert_rule: str
+    illegal_update: str
+    update_rule: str
 
 
-def trigger_statements(dialect: str) -> list[str]:
-    """Return the statements that let key records only be added and moved forward."""
-    make = _postgresql if dialect == "postgresql" else _sqlite
-    return [
-        *make("keys", "a new key record is pre_active", "NEW.state <> 'pre_active'"),
-        *make("keks", "a new KEK record is active", "NEW.state <> 'active'"),
-    ]
-
-
-def _illegal_update(table: str) -> str:
+def _illegal_move(state: str = "state") -> str:
     legal = " OR ".join(
-        f"(OLD.state = '{before}' AND NEW.state = '{after}')"
+        f"(OLD.{state} = '{before}' AND NEW.{state} = '{after}')"
         for before, afters in TRANSITIONS.items()
         for after in sorted(afters)
     )
-    moved = f"(OLD.state <> NEW.state AND NOT ({legal}))"
-    changed = " OR ".join(f"OLD.{column} <> NEW.{column}" for column in _FIXED[table])
-    return f"{moved} OR {changed}"
+    return f"(OLD.{state} <> NEW.{state} AND NOT ({legal}))"
 
 
-def _exists(table: str) -> str:
-    key = " AND ".join(f"{column} = NEW.{column}" for column in _KEYS[table])
+def _changed(table: str) -> str:
+    return " OR ".join(f"OLD.{column} <> NEW.{column}" for column in _FIXED[table])
+
+
+_RULES: Final = {
+    "keys": _Rules(
+        "key records",
+        ("tenant_uid", "purpose", "version"),
+        "NEW.state <> 'pre_active'",
+        "a new key record is pre_active",
+        f"{_illegal_move()} OR {_changed('keys')} OR "
+        "COALESCE(OLD.previous_version, 0) <> COALESCE(NEW.previous_version, 0)",
+        "key records only move forward",
+    ),
+    "keks": _Rules(
+        "key records",
+        ("tenant_uid", "generation"),
+        "NEW.state <> 'active'",
+        "a new KEK record is active",
+        f"{_illegal_move()} OR {_changed('keks')}",
+        "key records only move forward",
+    ),
+    "key_use": _Rules(
+        "use counts",
+        ("tenant_uid", "purpose", "version"),
+        None,
+        "",
+        f"OLD.reserved > NEW.reserved OR {_changed('key_use')}",
+        "use counts only grow",
+    ),
+    "audit_keys": _Rules(
+        "audit keys", ("id",), None, "", _changed("audit_keys"), "an audit key is not changed, only re-wrapped"
+    ),
+    "audit_chains": _Rules(
+        "audit chains",
+        ("tenant_uid",),
+        "NEW.seq <> 1",
+        "an audit chain begins with its first entry",
+        f"NEW.seq <> OLD.seq + 1 OR {_changed('audit_chains')}",
+        "an audit chain only grows",
+    ),
+    "audit": _Rules(
+        "audit entries",
+        ("tenant_uid", "seq"),
+        None,
+        "",
+        "OLD.seq = OLD.seq",
+        "audit entries are never changed",
+    ),
+}
+
+
+def trigger_statements(dialect: str) -> list[str]:
+    """Return the statements that let key records move forward only, use counts grow and audit entries stay."""
+    make = _postgresql if dialect == "postgresql" else _sqlite
+    return [statement for table, rules in _RULES.items() for statement in make(table, rules)]
+
+
+def _exists(table: str, rules: _Rules) -> str:
+    key = " AND ".join(f"{column} = NEW.{column}" for column in rules.key)
     return f"EXISTS (SELECT 1 FROM pii_vault_{table} WHERE {key})"  # noqa: S608 - our own names
 
 
-def _postgresql(table: str, insert_rule: str, illegal_insert: str) -> list[str]:
+def _postgresql(table: str, rules: _Rules) -> list[str]:
     name = f"pii_vault_{table}_forward_only"
+    insert = ""
+    if rules.illegal_insert is not None:
+        insert = f"""
+  ELSIF TG_OP = 'INSERT' THEN
+    IF {rules.illegal_insert} THEN
+      RAISE EXCEPTION 'pii_vault: {rules.insert_rule}' USING ERRCODE = '23514';
+    END IF;"""
+    operations = "UPDATE OR DELETE" if rules.illegal_insert is None else "INSERT OR UPDATE OR DELETE"
     return [
         f"""
 CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF TG_OP IN ('DELETE', 'TRUNCATE') THEN
-    RAISE EXCEPTION 'pii_vault: key records are never deleted' USING ERRCODE = '23514';
-  ELSIF TG_OP = 'INSERT' THEN
-    IF {illegal_insert} THEN
-      RAISE EXCEPTION 'pii_vault: {insert_rule}' USING ERRCODE = '23514';
-    END IF;
-  ELSIF {_illegal_update(table)} THEN
-    RAISE EXCEPTION 'pii_vault: key records only move forward' USING ERRCODE = '23514';
+    RAISE EXCEPTION 'pii_vault: {rules.what} are never deleted' USING ERRCODE = '23514';{insert}
+  ELSIF {rules.illegal_update} THEN
+    RAISE EXCEPTION 'pii_vault: {rules.update_rule}' USING ERRCODE = '23514';
   END IF;
   RETURN NEW;
 END $$""",
-        f"CREATE TRIGGER {name} BEFORE INSERT OR UPDATE OR DELETE ON pii_vault_{table} "
-        f"FOR EACH ROW EXECUTE FUNCTION {name}()",
+        f"CREATE TRIGGER {name} BEFORE {operations} ON pii_vault_{table} FOR EACH ROW EXECUTE FUNCTION {name}()",
         f"CREATE TRIGGER {name}_truncate BEFORE TRUNCATE ON pii_vault_{table} FOR EACH STATEMENT "
         f"EXECUTE FUNCTION {name}()",
     ]
 
 
-def _sqlite(table: str, insert_rule: str, illegal_insert: str) -> list[str]:
-    def trigger(operation: str, condition: str, rule: str, name: str | None = None) -> str:
+def _sqlite(table: str, rules: _Rules) -> list[str]:
+    def trigger(operation: str, condition: str | None, rule: str, name: str | None = None) -> str:
         when = f"WHEN {condition} " if condition else ""
         return (
             f"CREATE TRIGGER pii_vault_{table}_{name or operation.lower()} BEFORE {operation} ON pii_vault_{table} "
             f"FOR EACH ROW {when}BEGIN SELECT RAISE(ABORT, 'pii_vault: {rule}'); END"
         )
 
+    made = [trigger("INSERT", rules.illegal_insert, rules.insert_rule)] if rules.illegal_insert else []
     return [
-        trigger("INSERT", illegal_insert, insert_rule),
-        trigger("UPDATE", _illegal_update(table), "key records only move forward"),
-        trigger("DELETE", "", "key records are never deleted"),
+        *made,
+        trigger("UPDATE", rules.illegal_update, rules.update_rule),
+        trigger("DELETE", None, f"{rules.what} are never deleted"),
         # INSERT OR REPLACE deletes what is there without asking the trigger for that.
-        trigger("INSERT", _exists(table), "key records are never replaced", "replace"),
+        trigger("INSERT", _exists(table, rules), f"{rules.what} are never replaced", "replace"),
     ]
 
 

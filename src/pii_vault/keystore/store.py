@@ -7,88 +7,43 @@ without the customer's KMS learns names, addresses and dates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Engine, Row, insert, inspect, select, update
+from sqlalchemy import Connection, Engine, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from ..context import Identity
-from ..errors import ConfigurationError, KeyRecordError, KeyStoreError, TenantNotFoundError
-from ..keys import KekRecord, KeyRecord, KeyState, Purpose, TenantRecord
-from . import schema
-from .change import schema_change
-from .schema import application, keks, keys, tenants
-
-_KEY_COLUMNS: Final = (
-    "purpose",
-    "version",
-    "state",
-    "kek_generation",
-    "algorithm",
-    "encrypted_key",
-    "iv",
-    "commitment",
-    "epoch",
-    "activation_mac",
-    "created_at",
-    "activated_at",
-    "reason",
-    "created_by",
-    "kms_key_arn",
-    "kms_key_material_id",
-)
-_KEK_COLUMNS: Final = (
-    "generation",
-    "state",
-    "algorithm",
-    "kms_key_arn",
-    "role_arn",
-    "external_id",
-    "kms_key_material_id",
-    "wrapped",
-    "commitment",
-    "created_at",
-)
-
+from ..chain import Entry
+from ..errors import ConfigurationError, KeyLimitError, KeyStoreError
+from ..keys import USE_LIMIT, Purpose, TenantRecord
+from . import rows, schema
+from .change import Change, SupersededError
+from .schema import application, audit, audit_keys, key_use, tenants
+from .schema_change import schema_change
+from .snapshot import Snapshot, TenantSummary, snapshot, summaries, tenant_records, to_look_at
 
 OWN_STATEMENTS: Final = "pii_vault_own_statements"
 """The execution option that marks the key store's statements: on an engine that is attached too, they need no keys."""
 
 
 @dataclass(frozen=True, slots=True)
-class TenantSummary:
-    """One line about a tenant.
+class AuditKeyRecord:
+    """The application's audit key as stored: wrapped by the platform's KMS key.
 
     Attributes:
-        uid: 16 bytes; in hex it is ``pii-vault:tenant`` in the KMS encryption context.
-        name: Its name.
-        suspended: Whether it is suspended.
-        keyset_id: As in the headers of its sealed values.
-        version: Its ACTIVE data-key version, or None.
-        kms_key_arn: The KMS key that wraps its KEK, or None.
-        created_at: When it was registered, UTC.
+        kms_key_arn: The full ARN of that KMS key.
+        wrapped: At most 6,144 bytes.
+        commitment: 32 bytes.
+        created_at: UTC.
     """
 
-    uid: bytes
-    name: str
-    suspended: bool
-    keyset_id: int
-    version: int | None
-    kms_key_arn: str | None
+    kms_key_arn: str
+    wrapped: bytes
+    commitment: bytes
     created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One tenant's records as they stood in one transaction."""
-
-    tenant: TenantRecord
-    kek: KekRecord
-    keys: tuple[KeyRecord, ...]
 
 
 class KeyStore:
@@ -142,36 +97,27 @@ class KeyStore:
         """
         if self._app_uid is None:
             with self._transaction() as connection:
-                self._app_uid = _app_uid(connection)
+                found = connection.scalar(select(application.c.uid))
+            if found is None:
+                raise KeyStoreError("the key store has no application uid", hint="run Vault.create_all()")
+            self._app_uid = bytes(found)
         return self._app_uid
 
     def tenants(self) -> list[TenantRecord]:
         """Return all tenants, by name."""
+        uid = self.app_uid()
         with self._transaction() as connection:
-            uid = _app_uid(connection)
-            rows = connection.execute(select(tenants).order_by(tenants.c.name)).all()
-        return [_tenant(row, uid) for row in rows]
+            return tenant_records(connection, uid)
 
     def summaries(self) -> list[TenantSummary]:
         """Return one line about each tenant, by name."""
-        kek = (keks.c.tenant_uid == tenants.c.uid) & (keks.c.state == KeyState.ACTIVE)
-        key = (keys.c.tenant_uid == tenants.c.uid) & (keys.c.state == KeyState.ACTIVE)
-        query = (
-            select(
-                tenants.c.uid,
-                tenants.c.name,
-                tenants.c.suspended,
-                tenants.c.keyset_id,
-                keys.c.version,
-                keks.c.kms_key_arn,
-                tenants.c.created_at,
-            )
-            .outerjoin_from(tenants, keks, kek)
-            .outerjoin(keys, key & (keys.c.purpose == Purpose.DATA))
-            .order_by(tenants.c.name)
-        )
         with self._transaction() as connection:
-            return [TenantSummary(bytes(uid), *rest) for uid, *rest in connection.execute(query)]
+            return summaries(connection)
+
+    def to_look_at(self, due_before: datetime) -> list[str]:
+        """Return the names of the tenants, in order, whose keys may need something done."""
+        with self._transaction() as connection:
+            return to_look_at(connection, due_before)
 
     def load(self, name: str) -> Snapshot:
         """Return one tenant's records.
@@ -180,49 +126,100 @@ class KeyStore:
             TenantNotFoundError: nobody has this name.
             KeyRecordError: the tenant has no KEK.
         """
+        uid = self.app_uid()
         with self._transaction() as connection:
-            return _load(connection, name)
+            return snapshot(connection, name, uid)
 
-    def insert_tenant(self, tenant: TenantRecord, kek: KekRecord, first: KeyRecord) -> None:
-        """Store a tenant with its KEK and its first, ACTIVE key: all or nothing.
+    @contextmanager
+    def new_tenant(self, tenant: TenantRecord) -> Iterator[Change]:
+        """Register a tenant, with all that the block stores about it: all or nothing.
 
         Raises:
             sqlalchemy.exc.IntegrityError: the name or the keyset id is taken.
         """
         with self._transaction() as connection:
-            connection.execute(
-                insert(tenants).values(
-                    uid=tenant.identity.tenant_uid,
-                    name=tenant.name,
-                    keyset_id=tenant.identity.keyset_id,
-                    suspended=tenant.suspended,
-                    created_at=tenant.created_at,
-                )
-            )
-            connection.execute(insert(keks).values(tenant_uid=tenant.identity.tenant_uid, **_values(kek, _KEK_COLUMNS)))
-            _insert_key(connection, tenant, first)
-            _activate(connection, tenant, first)
+            change = Change(connection, tenant.identity.tenant_uid)
+            change.add_tenant(tenant)
+            yield change
 
-    def supersede(self, snapshot: Snapshot, successor: KeyRecord) -> bool:
-        """Add a key and make it ACTIVE in place of the snapshot's, in one transaction.
+    @contextmanager
+    def change(self, decided_on: Snapshot) -> Iterator[Change]:
+        """Give a block the transaction in which it changes a tenant's records: all or nothing, one process at a time.
 
-        Returns:
-            False, with nothing changed, when the tenant's keys are no longer those of the snapshot: somebody else
-            was faster, and the caller decides again from what is there now.
+        Raises:
+            SupersededError: the records are no longer those that the change was decided on; nothing was changed.
         """
-        tenant = snapshot.tenant
+        tenant = decided_on.tenant
+        uid = tenant.identity.tenant_uid
         with self._transaction() as connection:
             # A write that changes nothing takes the row lock on PostgreSQL and the write lock on SQLite.
-            mine = tenants.c.uid == tenant.identity.tenant_uid
+            mine = tenants.c.uid == uid
             connection.execute(update(tenants).where(mine).values(suspended=tenants.c.suspended))
-            if _load(connection, tenant.name) != snapshot:
-                return False
-            for before in snapshot.keys:
-                if before.purpose is successor.purpose and before.state is KeyState.ACTIVE:
-                    _deactivate(connection, tenant, before, successor.created_at)
-            _insert_key(connection, tenant, successor)
-            _activate(connection, tenant, successor)
-        return True
+            if snapshot(connection, tenant.name, tenant.identity.app_uid) != decided_on:
+                raise SupersededError
+            yield Change(connection, uid)
+
+    def reserve(self, tenant_uid: bytes, version: int, count: int) -> int:
+        """Count `count` values as sealed with a data key, before they are; return how many are now counted.
+
+        One statement, and no other transaction waits for it long: processes together cannot pass the limit.
+
+        Raises:
+            KeyLimitError: the key would be used more often than `USE_LIMIT` times; nothing is counted.
+        """
+        mine = (
+            key_use.c.tenant_uid == tenant_uid,
+            key_use.c.purpose == Purpose.DATA,
+            key_use.c.version == version,
+            key_use.c.reserved + count <= USE_LIMIT,
+        )
+        statement = update(key_use).where(*mine).values(reserved=key_use.c.reserved + count)
+        with self._transaction() as connection:
+            total = connection.scalar(statement.returning(key_use.c.reserved))
+        if total is None:
+            raise KeyLimitError(
+                f"data key version {version} has sealed as many values as it may: {USE_LIMIT}",
+                hint="rotate the tenant: pii-vault rotate TENANT",
+            )
+        return int(total)
+
+    # The audit log.
+
+    def audit_key(self) -> AuditKeyRecord | None:
+        """Return the application's audit key, wrapped, or None when there is none yet."""
+        with self._transaction() as connection:
+            row = connection.execute(select(audit_keys)).one_or_none()
+        if row is None:
+            return None
+        return AuditKeyRecord(row.kms_key_arn, bytes(row.wrapped), bytes(row.commitment), row.created_at)
+
+    def add_audit_key(self, record: AuditKeyRecord) -> AuditKeyRecord:
+        """Store the application's audit key, once; return the one that is stored: another process may be faster."""
+        try:
+            with self._transaction() as connection:
+                connection.execute(
+                    insert(audit_keys).values(
+                        id=1,
+                        kms_key_arn=record.kms_key_arn,
+                        wrapped=record.wrapped,
+                        commitment=record.commitment,
+                        created_at=record.created_at,
+                    )
+                )
+        except IntegrityError:
+            pass
+        stored = self.audit_key()
+        if stored is None:
+            raise KeyStoreError("the audit key could not be stored", hint="look at the database's own log")
+        return stored
+
+    def entries(self, tenant_uid: bytes, after: int = 0, limit: int | None = None) -> list[Entry]:
+        """Return a tenant's audit entries behind a place, in order."""
+        query = select(audit.c.seq, audit.c.entry, audit.c.mac).where(
+            audit.c.tenant_uid == tenant_uid, audit.c.seq > after
+        )
+        with self._transaction() as connection:
+            return [rows.entry(row) for row in connection.execute(query.order_by(audit.c.seq).limit(limit))]
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -269,86 +266,3 @@ class KeyStore:
         except SQLAlchemyError:
             pass
         return KeyStoreError(f"the key store failed with {failure}", hint=hint)
-
-
-def _load(connection: Connection, name: str) -> Snapshot:
-    row = connection.execute(select(tenants).where(tenants.c.name == name)).one_or_none()
-    # Compared again here, byte for byte: a database may fold case or trailing spaces.
-    if row is None or row.name != name:
-        raise TenantNotFoundError(
-            f"no tenant {name!r} is registered", hint="register it with Vault.add_tenant or `pii-vault tenant add`"
-        )
-    kek = connection.execute(
-        select(keks).where(keks.c.tenant_uid == row.uid, keks.c.state == KeyState.ACTIVE)
-    ).one_or_none()
-    if kek is None:
-        raise KeyRecordError(f"tenant {name!r} has no key-encryption key")
-    found = connection.execute(
-        select(keys).where(keys.c.tenant_uid == row.uid).order_by(keys.c.purpose, keys.c.version)
-    ).all()
-    return Snapshot(_tenant(row, _app_uid(connection)), _kek(kek), tuple(_key(each) for each in found))
-
-
-def _app_uid(connection: Connection) -> bytes:
-    uid = connection.scalar(select(application.c.uid))
-    if uid is None:
-        raise KeyStoreError("the key store has no application uid", hint="run Vault.create_all()")
-    return bytes(uid)
-
-
-def _insert_key(connection: Connection, tenant: TenantRecord, record: KeyRecord) -> None:
-    new = replace(record, state=KeyState.PRE_ACTIVE, activated_at=None)
-    connection.execute(insert(keys).values(tenant_uid=tenant.identity.tenant_uid, **_values(new, _KEY_COLUMNS)))
-
-
-def _activate(connection: Connection, tenant: TenantRecord, record: KeyRecord) -> None:
-    _move(connection, tenant, record, KeyState.PRE_ACTIVE, KeyState.ACTIVE, activated_at=record.activated_at)
-
-
-def _deactivate(connection: Connection, tenant: TenantRecord, record: KeyRecord, now: datetime) -> None:
-    _move(connection, tenant, record, KeyState.ACTIVE, KeyState.DEACTIVATED, deactivated_at=now)
-
-
-def _move(
-    connection: Connection,
-    tenant: TenantRecord,
-    record: KeyRecord,
-    before: KeyState,
-    after: KeyState,
-    **when: datetime | None,
-) -> None:
-    before.check_transition(after)
-    result = connection.execute(
-        update(keys)
-        .where(
-            keys.c.tenant_uid == tenant.identity.tenant_uid,
-            keys.c.purpose == record.purpose,
-            keys.c.version == record.version,
-            keys.c.state == before,
-        )
-        .values(state=after, **when)
-    )
-    if result.rowcount != 1:
-        raise KeyStoreError(f"{record.purpose} key version {record.version} is no longer {before}")
-
-
-def _values(record: Any, columns: Sequence[str]) -> dict[str, Any]:
-    return {column: getattr(record, column) for column in columns}
-
-
-def _tenant(row: Row[Any], app_uid: bytes) -> TenantRecord:
-    identity = Identity(app_uid, bytes(row.uid), row.keyset_id)
-    return TenantRecord(identity, row.name, row.suspended, row.created_at)
-
-
-def _kek(row: Row[Any]) -> KekRecord:
-    values = {column: getattr(row, column) for column in _KEK_COLUMNS}
-    values |= {"state": KeyState(row.state), "wrapped": bytes(row.wrapped), "commitment": bytes(row.commitment)}
-    return KekRecord(**values)
-
-
-def _key(row: Row[Any]) -> KeyRecord:
-    values = {column: getattr(row, column) for column in _KEY_COLUMNS}
-    values |= {"purpose": Purpose(row.purpose), "state": KeyState(row.state)}
-    values |= {name: bytes(values[name]) for name in ("encrypted_key", "iv", "commitment", "activation_mac")}
-    return KeyRecord(**values)

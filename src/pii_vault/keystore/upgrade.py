@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from .. import primitives
 from ..errors import KeyStoreError
 from . import schema
-from .change import schema_change
+from .schema_change import schema_change
 from .store import KeyStore
 
 if TYPE_CHECKING:

@@ -1,0 +1,106 @@
+"""Database rows to records and back. Drivers give bytes in their own types; records hold `bytes`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import LargeBinary, Row, Table
+
+from ..chain import ChainRecord, Entry
+from ..context import Identity
+from ..keys import KekRecord, KeyRecord, KeyState, Policy, Purpose, TenantRecord
+from .schema import audit, audit_chains, keks, key_use, keys, policies, tenants
+
+KEY_COLUMNS: Final = (
+    "purpose",
+    "version",
+    "state",
+    "kek_generation",
+    "algorithm",
+    "encrypted_key",
+    "iv",
+    "commitment",
+    "epoch",
+    "activation_mac",
+    "created_at",
+    "activated_at",
+    "reason",
+    "created_by",
+    "kms_key_arn",
+    "kms_key_material_id",
+    "deactivated_at",
+    "destroyed_at",
+    "previous_version",
+    "due_at",
+)
+KEK_COLUMNS: Final = (
+    "generation",
+    "state",
+    "algorithm",
+    "kms_key_arn",
+    "role_arn",
+    "external_id",
+    "kms_key_material_id",
+    "wrapped",
+    "commitment",
+    "created_at",
+)
+POLICY_COLUMNS: Final = ("kms_account", "kms_region", "rotation_days", "follows_kms")
+CHAIN_COLUMNS: Final = ("kms_key_arn", "root", "seq", "head", "sealed_key")
+
+
+def values(record: Any, columns: Sequence[str]) -> dict[str, Any]:
+    """Return a record's attributes as a statement's parameters."""
+    return {column: getattr(record, column) for column in columns}
+
+
+def tenant_record(row: Row[Any], app_uid: bytes) -> TenantRecord:
+    """Return a tenant from a row of the tenants joined with the policies."""
+    found = row._mapping
+    identity = Identity(app_uid, bytes(found[tenants.c.uid]), found[tenants.c.keyset_id])
+    return TenantRecord(
+        identity,
+        found[tenants.c.name],
+        found[tenants.c.suspended],
+        found[tenants.c.created_at],
+        Policy(**_values(row, policies, POLICY_COLUMNS)),
+    )
+
+
+def kek_record(row: Row[Any]) -> KekRecord:
+    """Return a KEK from a row that holds one."""
+    made = _values(row, keks, KEK_COLUMNS)
+    made["state"] = KeyState(made["state"])
+    return KekRecord(**made)
+
+
+def key_record(row: Row[Any]) -> KeyRecord:
+    """Return a key from a row of the keys joined with their use."""
+    made = _values(row, keys, KEY_COLUMNS)
+    made["purpose"], made["state"] = Purpose(made["purpose"]), KeyState(made["state"])
+    return KeyRecord(**made, reserved=row._mapping[key_use.c.reserved] or 0)
+
+
+def chain_record(row: Row[Any]) -> ChainRecord | None:
+    """Return the end of an audit chain from a row that may hold one."""
+    if row._mapping[audit_chains.c.seq] is None:
+        return None
+    return ChainRecord(**_values(row, audit_chains, CHAIN_COLUMNS))
+
+
+def entry(row: Any) -> Entry:
+    """Return an audit entry from a row."""
+    found = row._mapping
+    return Entry(found[audit.c.seq], found[audit.c.entry], bytes(found[audit.c.mac]))
+
+
+def _values(row: Row[Any], table: Table, columns: Sequence[str]) -> dict[str, Any]:
+    """Return the columns of one table in a row, also of a row that joins several with columns of one name."""
+    found = row._mapping
+    return {
+        column: bytes(found[table.c[column]])
+        if isinstance(table.c[column].type, LargeBinary)
+        else found[table.c[column]]
+        for column in columns
+    }

@@ -1,0 +1,184 @@
+"""Reading: one tenant's records as they stand together, and lines about all tenants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, exists, or_, select
+
+from ..chain import ChainRecord
+from ..errors import KeyRecordError, TenantNotFoundError
+from ..keys import USE_ROTATE, KekRecord, KeyRecord, KeyState, Purpose, TenantRecord
+from . import rows
+from .schema import audit_chains, keks, key_use, keys, policies, tenants
+
+_MORE_READS: Final = 2
+"""How often a tenant is read again whose KEK was replaced between two statements of a read."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSummary:
+    """One line about a tenant.
+
+    Attributes:
+        uid: 16 bytes; in hex it is ``pii-vault:tenant`` in the KMS encryption context.
+        name: Its name.
+        suspended: Whether it is suspended.
+        keyset_id: As in the headers of its sealed values.
+        version: Its ACTIVE data-key version, or None.
+        kms_key_arn: The KMS key that wraps its KEK, or None.
+        created_at: When it was registered, UTC.
+        due_at: When its data key is to be rotated, UTC, or None.
+        reserved: How many values processes have asked to seal with its ACTIVE data key, or None.
+    """
+
+    uid: bytes
+    name: str
+    suspended: bool
+    keyset_id: int
+    version: int | None
+    kms_key_arn: str | None
+    created_at: datetime
+    due_at: datetime | None
+    reserved: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One tenant's records as they stood in one transaction.
+
+    Attributes:
+        tenant: Who it is.
+        kek: The ACTIVE KEK.
+        keys: All data and index keys, by purpose and version.
+        chain: The end of its audit chain; None until something is recorded.
+    """
+
+    tenant: TenantRecord
+    kek: KekRecord
+    keys: tuple[KeyRecord, ...]
+    chain: ChainRecord | None
+
+    @property
+    def data_keys(self) -> tuple[KeyRecord, ...]:
+        """The data keys, by version."""
+        return tuple(key for key in self.keys if key.purpose is Purpose.DATA)
+
+    @property
+    def active(self) -> KeyRecord | None:
+        """The ACTIVE data key as the table says, without a look at its proof."""
+        return next((key for key in self.data_keys if key.state is KeyState.ACTIVE), None)
+
+    @property
+    def pending(self) -> KeyRecord | None:
+        """The newest data key that waits for its activation."""
+        return next((key for key in reversed(self.data_keys) if key.state is KeyState.PRE_ACTIVE), None)
+
+
+_ACTIVE_KEK: Final = (keks.c.tenant_uid == tenants.c.uid) & (keks.c.state == KeyState.ACTIVE)
+
+_ACTIVE_KEY: Final = (
+    (keys.c.tenant_uid == tenants.c.uid) & (keys.c.purpose == Purpose.DATA) & (keys.c.state == KeyState.ACTIVE)
+)
+
+_USE: Final = (
+    (key_use.c.tenant_uid == keys.c.tenant_uid)
+    & (key_use.c.purpose == keys.c.purpose)
+    & (key_use.c.version == keys.c.version)
+)
+
+_TENANTS: Final[Select[Any]] = select(tenants, policies).join_from(
+    tenants, policies, policies.c.tenant_uid == tenants.c.uid
+)
+
+_WHOLE: Final[Select[Any]] = (
+    _TENANTS.add_columns(keks, audit_chains)
+    .outerjoin(keks, _ACTIVE_KEK)
+    .outerjoin(audit_chains, audit_chains.c.tenant_uid == tenants.c.uid)
+)
+
+_KEYS: Final[Select[Any]] = (
+    select(keys, key_use.c.reserved).outerjoin_from(keys, key_use, _USE).order_by(keys.c.purpose, keys.c.version)
+)
+
+
+def snapshot(connection: Connection, name: str, app_uid: bytes) -> Snapshot:
+    """Return one tenant's records, read with two statements.
+
+    Raises:
+        TenantNotFoundError: nobody has this name.
+        KeyRecordError: the tenant has no KEK.
+    """
+    read = _read(connection, name, app_uid)
+    for _ in range(_MORE_READS):
+        # Each statement sees what is committed by then; a KEK and the keys under it are replaced together.
+        if all(key.kek_generation == read.kek.generation for key in read.keys if key.state is not KeyState.DESTROYED):
+            break
+        read = _read(connection, name, app_uid)
+    return read
+
+
+def tenant_records(connection: Connection, app_uid: bytes) -> list[TenantRecord]:
+    """Return all tenants, by name."""
+    return [rows.tenant_record(row, app_uid) for row in connection.execute(_TENANTS.order_by(tenants.c.name))]
+
+
+def summaries(connection: Connection) -> list[TenantSummary]:
+    """Return one line about each tenant, by name."""
+    query = (
+        select(
+            tenants.c.uid,
+            tenants.c.name,
+            tenants.c.suspended,
+            tenants.c.keyset_id,
+            keys.c.version,
+            keks.c.kms_key_arn,
+            tenants.c.created_at,
+            keys.c.due_at,
+            key_use.c.reserved,
+        )
+        .outerjoin_from(tenants, keks, _ACTIVE_KEK)
+        .outerjoin(keys, _ACTIVE_KEY)
+        .outerjoin(key_use, _USE)
+        .order_by(tenants.c.name)
+    )
+    return [TenantSummary(bytes(uid), *rest) for uid, *rest in connection.execute(query)]
+
+
+def to_look_at(connection: Connection, due_before: datetime) -> list[str]:
+    """Return the names of the tenants, in order, whose keys may need something done.
+
+    That is: the data key is due before an instant or was used too often, or there is none, or one waits for its
+    activation, or the period is the KMS's and has to be asked for.
+    """
+    settled = exists().where(
+        _ACTIVE_KEY, keys.c.due_at > due_before, exists().where(_USE, key_use.c.reserved < USE_ROTATE)
+    )
+    pending = exists().where(keys.c.tenant_uid == tenants.c.uid, keys.c.state == KeyState.PRE_ACTIVE)
+    query = (
+        select(tenants.c.name)
+        .outerjoin_from(tenants, policies, policies.c.tenant_uid == tenants.c.uid)
+        .where(or_(~settled, pending, policies.c.follows_kms))
+        .order_by(tenants.c.name)
+    )
+    return list(connection.scalars(query))
+
+
+def _read(connection: Connection, name: str, app_uid: bytes) -> Snapshot:
+    row = connection.execute(_WHOLE.where(tenants.c.name == name)).one_or_none()
+    # Compared again here, byte for byte: a database may fold case or trailing spaces.
+    if row is None or row._mapping[tenants.c.name] != name:
+        raise TenantNotFoundError(
+            f"no tenant {name!r} is registered", hint="register it with Vault.add_tenant or `pii-vault tenant add`"
+        )
+    if row._mapping[keks.c.generation] is None:
+        raise KeyRecordError(f"tenant {name!r} has no key-encryption key")
+    found = connection.execute(_KEYS.where(keys.c.tenant_uid == row._mapping[tenants.c.uid]))
+    return Snapshot(
+        rows.tenant_record(row, app_uid),
+        rows.kek_record(row),
+        tuple(rows.key_record(each) for each in found),
+        rows.chain_record(row),
+    )
