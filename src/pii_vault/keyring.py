@@ -33,6 +33,7 @@ from .hierarchy import Kek, active_record, unwrap_all
 from .keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
 from .keystore import KeyStore, Snapshot
 from .kms import KmsKey, KmsProvider
+from .metering import Metering
 from .sealing import Keyset
 
 UNCACHED_SECONDS: Final = 60.0
@@ -101,6 +102,7 @@ class Keyring:
         self.clock: Final = clock or Clock()
         self._highest: Final[dict[bytes, int]] = {}
         self._live: WeakSet[Keyset] = WeakSet()
+        self._metering: Final = Metering(store, self.clock.monotonic)
         self._reset()
         _forked_with(self)
 
@@ -168,6 +170,28 @@ class Keyring:
             for keyset in list(self._live):
                 if keyset.tenant == tenant:
                     keyset.expire()
+
+    def provide(self, keyset: Keyset, need: int = 0) -> None:
+        """Make sure that `need` more values may be sealed with a keyset; the key store is asked where that is due.
+
+        Raises:
+            KeyLimitError: they may not.
+        """
+        self._metering.provide(keyset.tenant, keyset.identity, keyset.allowance, need)
+
+    def next_iv(self, keyset: Keyset) -> bytes:
+        """Count one value as sealed and return its IV, asking the key store for more uses if none is left.
+
+        Raises:
+            KeyLimitError: no more may be sealed.
+        """
+        while (iv := next(keyset.allowance.ivs, None)) is None:
+            self.provide(keyset, 1)
+        return iv
+
+    def settle(self) -> None:
+        """Let the key store count what was sealed without having been counted, if it can be written now."""
+        self._metering.settle()
 
     def unwrap_kek(self, tenant: TenantRecord, record: KekRecord) -> Kek:
         """Unwrap a KEK by a live call to the customer's KMS, and check its commitment."""
@@ -252,6 +276,7 @@ class Keyring:
             unwrap_all(kek, snapshot.keys, Purpose.DATA),
             deadline=sent + self._lifetime,
             wall_deadline=sent_wall + self._lifetime,
+            allowance=self._metering.allowance(tenant.identity, active.version),
         )
 
     def _never_backwards(self, tenant: TenantRecord, version: int) -> None:
@@ -266,9 +291,12 @@ class Keyring:
             self._highest[uid] = version
 
     def _reset(self) -> None:
-        """Drop locks and keysets: a forked child must not wait for threads that it does not have."""
+        """Drop locks, keysets and allowances: a forked child has neither threads of its parent nor what that spends."""
         self._lock = threading.Lock()
         self._live = WeakSet(list(self._live))
+        self._metering.reset()
+        for keyset in self._live:
+            keyset.count_with(self._metering.allowance(keyset.identity, keyset.active))
         self._flights: dict[str, _Flight] = {}
         self._unknown: dict[str, TTLCache[int, bool]] = {}
         self._cache: TLRUCache[str, Keyset] = TLRUCache(

@@ -43,7 +43,7 @@ class Scope:
         return f"<Scope of tenant {self.tenant!r}>"
 
     def __enter__(self) -> Scope:
-        self.keyset = self._keyring.get(self.tenant)
+        self.get_ready()
         return self._begin()
 
     def __exit__(
@@ -52,7 +52,9 @@ class Scope:
         self._end()
 
     async def __aenter__(self) -> Scope:
-        self.keyset = self._keyring.cached(self.tenant) or await asyncio.to_thread(self._keyring.get, self.tenant)
+        self.keyset = self._keyring.cached(self.tenant)
+        if not self.is_ready(1):
+            await asyncio.to_thread(self.get_ready)
         return self._begin()
 
     async def __aexit__(
@@ -65,10 +67,14 @@ class Scope:
         """The keyring behind this scope: it tells two vaults apart."""
         return self._keyring
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the scope's keyset may be used now without asking anybody."""
-        return self.keyset is not None and self._keyring.fresh(self.keyset)
+    def is_ready(self, need: int = 0) -> bool:
+        """Say whether the scope can be used now, and `need` values sealed in it, without asking anybody."""
+        keyset = self.keyset
+        return keyset is not None and self._keyring.fresh(keyset) and (not need or keyset.allowance.enough(need))
+
+    def get_ready(self, need: int = 0) -> None:
+        """Fetch a keyset if there is no fresh one, and the right to seal `need` values with it."""
+        self._keyring.provide(self.renew(), need)
 
     def renew(self) -> Keyset:
         """Return a fresh keyset, asking key store and KMS when the present one has expired."""

@@ -8,17 +8,21 @@ the header, the additional data and the cipher, so that a value costs one dictio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, NoReturn, TypeAlias
 
 from . import primitives
+from .allowance import Allowance
 from .context import Identity, column_context, value_aad
 from .envelope import IV_BYTES, SUITE_COLUMN, Header, parse
 from .errors import ForeignValueError, FormatError, KeyNotFoundError, OpenError
 from .keys import Secret
 
-Sealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes]
-"""Header, encrypt and AAD, prepared: ``header + iv + encrypt(iv, plaintext, aad)``. A plain tuple unpacks fastest."""
+Sealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes, Iterator[bytes]]
+"""Header, encrypt, AAD and `Allowance.ivs`, prepared: ``header + iv + encrypt(iv, plaintext, aad)`` for an iv of them.
+
+A plain tuple unpacks fastest.
+"""
 
 Opening: TypeAlias = tuple[primitives.Cipher, bytes]
 """Decrypt and AAD, prepared: ``decrypt(sealed[10:22], sealed[22:], aad)`` when there are no tokens."""
@@ -34,6 +38,7 @@ class Keyset:
         deadline: When it expires on the monotonic clock, seconds.
         wall_deadline: When it expires on the wall clock, seconds since the epoch. Both count: the monotonic clock
             stands still while a virtual machine is suspended, the wall clock can be set back.
+        allowance: How many more values this process may seal with the active version.
         checked_until: Until when, on the monotonic clock, the keyring's last look at both clocks is good enough for
             the hot path; never later than the deadline.
         sealings: Prepared by the column types, under names of theirs, for their hot path.
@@ -45,6 +50,7 @@ class Keyset:
         "_keys",
         "_subkeys",
         "active",
+        "allowance",
         "checked_until",
         "deadline",
         "identity",
@@ -63,10 +69,12 @@ class Keyset:
         *,
         deadline: float,
         wall_deadline: float,
+        allowance: Allowance | None = None,
     ) -> None:
         self.tenant: Final = tenant
         self.identity: Final = identity
         self.active: Final = active
+        self.allowance = allowance or Allowance(active)
         self.deadline = deadline
         self.wall_deadline: Final = wall_deadline
         self.checked_until = 0.0
@@ -85,6 +93,11 @@ class Keyset:
         """Make this keyset useless for everybody who holds it: the next use fetches another one."""
         self.deadline = self.checked_until = -math.inf
 
+    def count_with(self, allowance: Allowance) -> None:
+        """Count what is sealed from now on with another allowance."""
+        self.allowance = allowance
+        self.sealings.clear()
+
     @property
     def versions(self) -> frozenset[int]:
         """The versions that this keyset can open."""
@@ -94,7 +107,8 @@ class Keyset:
         """Prepare the sealing of one column's values of one codec, with the active version."""
         header = Header(SUITE_COLUMN, self.identity.keyset_id, self.active, codec).pack()
         subkey = self._subkey(SUITE_COLUMN, self.active, context)
-        return header, primitives.sealer(subkey.reveal()), value_aad(header, self.identity, context)
+        aad = value_aad(header, self.identity, context)
+        return header, primitives.sealer(subkey.reveal()), aad, self.allowance.ivs
 
     def opening(self, context: str, header: bytes) -> Opening:
         """Prepare the opening of one column's values with exactly these 10 header bytes, which name no tokens."""
@@ -102,8 +116,8 @@ class Keyset:
         return primitives.opener(subkey.reveal()), value_aad(header, self.identity, context)
 
     def seal(self, context: str, codec: int, plaintext: bytes) -> bytes:
-        """Return the sealed value of encoded plaintext: 38 bytes longer."""
-        header, encrypt, aad = self.sealing(context, codec)
+        """Return the sealed value of encoded plaintext, 38 bytes longer. It is not counted."""
+        header, encrypt, aad, _ = self.sealing(context, codec)
         iv = primitives.new_iv(IV_BYTES)
         return header + iv + encrypt(iv, plaintext, aad)
 

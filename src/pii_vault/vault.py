@@ -146,7 +146,8 @@ class Vault:
         registration.set_suspended(self._parts, tenant, False, reason)
 
     def close(self) -> None:
-        """Close the vault's own connections."""
+        """Close the vault's own connections, and report uses of keys that were not counted yet."""
+        self._keyring.settle()
         if self._owns_engine:
             self._engine.dispose()
 

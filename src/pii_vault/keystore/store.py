@@ -166,6 +166,8 @@ class KeyStore:
 
         Raises:
             KeyLimitError: the key would be used more often than `USE_LIMIT` times; nothing is counted.
+            KeyStoreError: the key store cannot be written now. On SQLite this is known at once: whoever writes may be
+                the caller's own transaction, which would wait for itself.
         """
         mine = (
             key_use.c.tenant_uid == tenant_uid,
@@ -174,12 +176,12 @@ class KeyStore:
             key_use.c.reserved + count <= USE_LIMIT,
         )
         statement = update(key_use).where(*mine).values(reserved=key_use.c.reserved + count)
-        with self._transaction() as connection:
+        with self._transaction() as connection, _impatient(connection):
             total = connection.scalar(statement.returning(key_use.c.reserved))
         if total is None:
             raise KeyLimitError(
                 f"data key version {version} has sealed as many values as it may: {USE_LIMIT}",
-                hint="rotate the tenant: pii-vault rotate TENANT",
+                hint="rotate the tenant: pii-vault key rotate TENANT",
             )
         return int(total)
 
@@ -266,3 +268,20 @@ class KeyStore:
         except SQLAlchemyError:
             pass
         return KeyStoreError(f"the key store failed with {failure}", hint=hint)
+
+
+@contextmanager
+def _impatient(connection: Connection) -> Iterator[None]:
+    """Let SQLite refuse to write at once where somebody else is writing, for the length of a block."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    if getattr(connection.connection.dbapi_connection, "in_transaction", False):
+        # A database in memory has one connection for all. To commit here would commit what somebody else is writing.
+        raise KeyStoreError("the key store's only connection is in a transaction", hint="commit it first")
+    patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience:d}")

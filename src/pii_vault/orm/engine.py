@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import BindParameter, Connection, Engine, Table, event
@@ -153,39 +153,41 @@ def attach_engine(engine: Engine, attachment: Attachment) -> None:
     event.listen(engine, "before_cursor_execute", hooks.before_cursor_execute)
 
 
-def warm(scope: Scope) -> None:
-    """Make the scope's keyset fresh, off the event loop where there is one."""
-    if scope.fresh:
+def warm(scope: Scope, need: int = 0) -> None:
+    """Make the scope ready, and for sealing `need` values, off the event loop where there is one."""
+    if scope.is_ready(need):
         return
     if concurrency.in_greenlet():
-        concurrency.await_only(asyncio.to_thread(scope.renew))
+        concurrency.await_only(asyncio.to_thread(scope.get_ready, need))
     else:
-        scope.renew()
+        scope.get_ready(need)
 
 
 class _Hooks:
     def __init__(self, attachment: Attachment) -> None:
         self._attachment = attachment
-        self._tenant_keys: WeakKeyDictionary[Table, str | None] = WeakKeyDictionary()
+        self._facts: WeakKeyDictionary[Table, _Facts] = WeakKeyDictionary()
 
     def before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
     ) -> None:
-        """Refuse rows that name another tenant, and warm the scope's keys."""
+        """Refuse rows that name another tenant, warm the scope's keys, and count what is about to be sealed."""
         scope = self._attachment.scope()
         # The key store may work on the same engine; what fetches keys must not wait for keys.
         if scope is None or OWN_STATEMENTS in connection.get_execution_options():
             return
-        refusal = None
-        if isinstance(statement, Insert | Update):
-            refusal = self._row_refusal(scope, statement, multiparams or [params or {}])
+        refusal, need = None, 0
+        if isinstance(statement, Insert | Update) and isinstance(statement.table, Table):
+            rows, facts = multiparams or [params or {}], self._facts_about(statement.table)
+            refusal, need = _row_refusal(scope, statement, facts.tenant_key, rows), facts.sealed * len(rows)
+            del rows
         # Errors leave this frame from here on, and a traceback shows the locals of every frame.
         del statement, multiparams, params
         if scope.keyring is not self._attachment.keyring:
             raise ScopeError(f"the scope of tenant {scope.tenant!r} belongs to another vault than this engine")
         if refusal is not None:
             raise refusal
-        warm(scope)
+        warm(scope, need)
 
     def before_cursor_execute(
         self, _connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
@@ -199,22 +201,35 @@ class _Hooks:
         if compiled.touches_sealed and self._attachment.scope() is None:
             raise no_tenant()
 
-    def _row_refusal(
-        self, scope: Scope, statement: Any, rows: Sequence[Mapping[str, Any]]
-    ) -> TenantMismatchError | None:
-        table = statement.table
-        key = self._tenant_key(table) if isinstance(table, Table) else None
-        if key is None:
-            return None
-        tenants = [row[key] for row in rows if key in row]
-        for value in _values_in(statement, key):
-            tenants.extend(_bound(value, rows))
-        return tenant_refusal(scope, table.name, tenants)
+    def _facts_about(self, table: Table) -> _Facts:
+        facts = self._facts.get(table)
+        if facts is None:
+            sealed = sum(isinstance(column.type, EncryptedType) for column in table.columns)
+            facts = self._facts[table] = _Facts(tenant_key(table, self._attachment.tenant_column), sealed)
+        return facts
 
-    def _tenant_key(self, table: Table) -> str | None:
-        if table not in self._tenant_keys:
-            self._tenant_keys[table] = tenant_key(table, self._attachment.tenant_column)
-        return self._tenant_keys[table]
+
+class _Facts(NamedTuple):
+    """What the hooks need to know of a table.
+
+    Attributes:
+        tenant_key: The key of its tenant column, or None.
+        sealed: How many encrypted columns it has.
+    """
+
+    tenant_key: str | None
+    sealed: int
+
+
+def _row_refusal(
+    scope: Scope, statement: Any, key: str | None, rows: Sequence[Mapping[str, Any]]
+) -> TenantMismatchError | None:
+    if key is None:
+        return None
+    tenants = [row[key] for row in rows if key in row]
+    for value in _values_in(statement, key):
+        tenants.extend(_bound(value, rows))
+    return tenant_refusal(scope, statement.table.name, tenants)
 
 
 def tenant_key(table: Table, tenant_column: str | None) -> str | None:
