@@ -114,17 +114,41 @@ def append(audit_key: AuditKey, identity: Identity, chain: ChainRecord, text: st
     return _join(audit_key, identity, chain, audit_key.open_(identity, chain), text)
 
 
-def first_forged(identity: Identity, root: Secret, entries: Iterable[Entry]) -> int | None:
-    """Return the place of the first entry that is not what was written there, or None.
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What following a chain from its first key on came to.
 
-    A gap counts as forged at the first missing place.
+    Attributes:
+        first_bad: The place of the first entry that is not what was written there, or None.
+        head: The MAC of the last good entry, or `START`.
+        key: The key of the entry after that.
+    """
+
+    first_bad: int | None
+    head: bytes
+    key: Secret
+
+
+def walk(identity: Identity, root: Secret, entries: Iterable[Entry]) -> Walk:
+    """Follow a chain entry by entry, to its end or to the first that is not authentic in its place.
+
+    A gap is found at the first missing place.
     """
     key, head = root, START
     for seq, entry in enumerate(entries, 1):
         if entry.seq != seq or not primitives.equal(_mac(key, identity, seq, head, entry.text), entry.mac):
-            return seq
+            return Walk(seq, head, key)
         key, head = _next(key, identity), entry.mac
-    return None
+    return Walk(None, head, key)
+
+
+def continues(audit_key: AuditKey, identity: Identity, chain: ChainRecord, walked: Walk) -> bool:
+    """Tell whether the stored end of a chain is where a walk along its entries came to."""
+    try:
+        key = audit_key.open_(identity, chain)
+    except AuditError:
+        return False
+    return primitives.equal(chain.head, walked.head) and primitives.equal(key.reveal(), walked.key.reveal())
 
 
 def _join(

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
 
     Attributes:
         database_url: The key store's database. It may hold a password, so it is never shown.
+        application_url: The application's own database, if that is another; likewise.
         kms: Where the customers' KMS keys are.
         endpoint_url: Another endpoint for AWS KMS: a VPC endpoint, a test server.
         platform_key: A KMS key of our own, not a customer's, for the audit key and for tenants without a key of their
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     )
 
     database_url: SecretStr | None = Field(None, description="postgresql+psycopg://user@host/name or sqlite:///file")
+    application_url: SecretStr | None = Field(None, description="postgresql+psycopg://user@host/name or sqlite:///file")
     kms: str = Field("aws", pattern=r"^(aws|local:.+)$", description="aws or local:PATH")
     endpoint_url: str | None = Field(None, pattern=r"^https?://.+$", description="an http:// or https:// address")
     # An alias can be pointed elsewhere by whoever may write aliases, so only a key's own ARN will do.
@@ -116,29 +118,42 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: no URL is set, it cannot be read, or its driver is missing. The URL is not shown.
         """
+        return self._engine("database_url")
+
+    def make_application_engine(self) -> Engine:
+        """Make an engine on the application's own database: the key store's, unless another is named.
+
+        Raises:
+            ConfigurationError: as `make_engine`.
+        """
+        return self._engine("database_url" if self.application_url is None else "application_url")
+
+    def _engine(self, name: str) -> Engine:
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
         from .keystore.engine import open_engine
 
-        if self.database_url is None:
+        url: SecretStr | None = getattr(self, name)
+        if url is None:
             raise ConfigurationError(
-                "no database_url is set", hint=f"--database-url, {_variable('database_url')}, or the file {FILE_NAME}"
+                f"no {name} is set",
+                hint=f"--{name.replace('_', '-')}, {_variable(name)}, or the file {FILE_NAME}",
             )
         try:
-            engine = open_engine(self.database_url.get_secret_value())
+            engine = open_engine(url.get_secret_value())
         except NoSuchModuleError:
-            reason, hint = "SQLAlchemy knows no such database as database_url names", _expected("database_url")
+            reason, hint = f"SQLAlchemy knows no such database as {name} names", _expected(name)
         except ModuleNotFoundError as error:
             reason = f"the database driver {error.name} is not installed"
             hint = "pip install 'pii-vault[postgres]' brings the one for postgresql+psycopg://"
         except ConfigurationError:  # a ValueError too
             raise
         except (ArgumentError, ValueError):
-            reason, hint = "database_url cannot be read", f"{_expected('database_url')}; {_ESCAPE}"
+            reason, hint = f"{name} cannot be read", f"{_expected(name)}; {_ESCAPE}"
         else:
             if not _may_show_password(engine.url):
                 return engine
-            reason, hint = "database_url has an @ too many", _ESCAPE
+            reason, hint = f"{name} has an @ too many", _ESCAPE
         raise ConfigurationError(reason, hint=hint)
 
     def make_vault(self) -> Vault:

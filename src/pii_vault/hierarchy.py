@@ -124,18 +124,17 @@ class Kek:
             )
 
 
-def active_record(kek: Kek, records: Iterable[KeyRecord], purpose: Purpose) -> KeyRecord:
-    """Return the one ACTIVE record of a purpose, after its proof was checked.
+def active_record(kek: Kek, records: Iterable[KeyRecord], purpose: Purpose) -> KeyRecord | None:
+    """Return the one ACTIVE record of a purpose, after its proof was checked, or None when there is none.
 
     Raises:
-        KeyStateError: there is none.
         KeyRecordError: there are several, the proof is wrong, or a later version or epoch was active before: the key
             table was rolled back, and sealing under an older key is refused.
     """
     mine = [record for record in records if record.purpose is purpose]
     active = [record for record in mine if record.state is KeyState.ACTIVE]
     if not active:
-        raise KeyStateError(f"the tenant has no active {purpose} key", hint="rotate the tenant to make one")
+        return None
     if len(active) > 1:
         raise KeyRecordError(f"the tenant has {len(active)} active {purpose} keys", hint=_HINT)
     record = active[0]
@@ -145,6 +144,13 @@ def active_record(kek: Kek, records: Iterable[KeyRecord], purpose: Purpose) -> K
     if any(other.version > record.version or other.epoch > record.epoch for other in past):
         raise KeyRecordError(f"a later {purpose} key than version {record.version} was active before", hint=_HINT)
     return record
+
+
+def ended(records: Iterable[KeyRecord], purpose: Purpose) -> dict[int, KeyState]:
+    """Return the versions of a purpose that no longer open, and what became of them."""
+    return {
+        record.version: record.state for record in records if record.purpose is purpose and record.state not in OPENING
+    }
 
 
 def unwrap_all(kek: Kek, records: Iterable[KeyRecord], purpose: Purpose) -> dict[int, Secret]:

@@ -29,12 +29,12 @@ from .errors import (
     TenantNotFoundError,
     TenantSuspendedError,
 )
-from .hierarchy import Kek, active_record, unwrap_all
+from .hierarchy import Kek, active_record, ended, unwrap_all
 from .keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
 from .keystore import KeyStore, Snapshot
 from .kms import KmsKey, KmsProvider
 from .metering import Metering
-from .sealing import Keyset
+from .sealing import NO_VERSION, Keyset, no_active_key
 
 UNCACHED_SECONDS: Final = 60.0
 """With a time to live of 0 every scope asks the KMS, and lasts this long at most."""
@@ -175,14 +175,20 @@ class Keyring:
         """Make sure that `need` more values may be sealed with a keyset; the key store is asked where that is due.
 
         Raises:
+            KeyStateError: the tenant has no active key.
             KeyLimitError: they may not.
         """
+        if not keyset.active:
+            if need:
+                raise no_active_key(keyset.tenant)
+            return
         self._metering.provide(keyset.tenant, keyset.identity, keyset.allowance, need)
 
     def next_iv(self, keyset: Keyset) -> bytes:
         """Count one value as sealed and return its IV, asking the key store for more uses if none is left.
 
         Raises:
+            KeyStateError: the tenant has no active key.
             KeyLimitError: no more may be sealed.
         """
         while (iv := next(keyset.allowance.ivs, None)) is None:
@@ -267,16 +273,20 @@ class Keyring:
         if tenant.suspended:
             raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
         kek = self.unwrap_kek(tenant, snapshot.kek)
-        active = active_record(kek, snapshot.keys, Purpose.DATA)
-        self._never_backwards(tenant, active.version)
+        record = active_record(kek, snapshot.keys, Purpose.DATA)
+        # Without an active key there is nothing to seal with; what was sealed before opens as ever.
+        active = record.version if record is not None else NO_VERSION
+        if record is not None:
+            self._never_backwards(tenant, active)
         return Keyset(
             tenant.name,
             tenant.identity,
-            active.version,
+            active,
             unwrap_all(kek, snapshot.keys, Purpose.DATA),
+            ended=ended(snapshot.keys, Purpose.DATA),
             deadline=sent + self._lifetime,
             wall_deadline=sent_wall + self._lifetime,
-            allowance=self._metering.allowance(tenant.identity, active.version),
+            allowance=self._metering.allowance(tenant.identity, active),
         )
 
     def _never_backwards(self, tenant: TenantRecord, version: int) -> None:

@@ -43,6 +43,7 @@ class Scope:
         return f"<Scope of tenant {self.tenant!r}>"
 
     def __enter__(self) -> Scope:
+        self.keyset = self._keyring.cached(self.tenant)
         self.get_ready()
         return self._begin()
 
@@ -94,7 +95,8 @@ class Scope:
             opened = keyset.open_(context, sealed)
         except KeyNotFoundError:
             # Another process may have rotated: one look at the key store, then the answer is final.
-            newer = self._keyring.newer(keyset, parse(sealed).version)
+            version = parse(sealed).version
+            newer = self._keyring.newer(keyset, version) if version not in keyset.ended else keyset
             if newer is keyset:
                 raise
             keyset = self.keyset = newer

@@ -15,14 +15,17 @@ from . import primitives
 from .allowance import Allowance
 from .context import Identity, column_context, value_aad
 from .envelope import IV_BYTES, SUITE_COLUMN, Header, parse
-from .errors import ForeignValueError, FormatError, KeyNotFoundError, OpenError
-from .keys import Secret
+from .errors import ForeignValueError, FormatError, KeyNotFoundError, KeyStateError, OpenError
+from .keys import KeyState, Secret
 
 Sealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes, Iterator[bytes]]
 """Header, encrypt, AAD and `Allowance.ivs`, prepared: ``header + iv + encrypt(iv, plaintext, aad)`` for an iv of them.
 
 A plain tuple unpacks fastest.
 """
+
+NO_VERSION: Final = 0
+"""The active version of a keyset that only opens."""
 
 Opening: TypeAlias = tuple[primitives.Cipher, bytes]
 """Decrypt and AAD, prepared: ``decrypt(sealed[10:22], sealed[22:], aad)`` when there are no tokens."""
@@ -34,7 +37,8 @@ class Keyset:
     Attributes:
         tenant: The tenant's name, for messages.
         identity: Whose keys these are.
-        active: The version that seals.
+        active: The version that seals, or `NO_VERSION`.
+        ended: What became of the versions that no longer open: compromised or destroyed.
         deadline: When it expires on the monotonic clock, seconds.
         wall_deadline: When it expires on the wall clock, seconds since the epoch. Both count: the monotonic clock
             stands still while a virtual machine is suspended, the wall clock can be set back.
@@ -53,6 +57,7 @@ class Keyset:
         "allowance",
         "checked_until",
         "deadline",
+        "ended",
         "identity",
         "openings",
         "sealings",
@@ -70,11 +75,13 @@ class Keyset:
         deadline: float,
         wall_deadline: float,
         allowance: Allowance | None = None,
+        ended: Mapping[int, KeyState] | None = None,
     ) -> None:
         self.tenant: Final = tenant
         self.identity: Final = identity
         self.active: Final = active
         self.allowance = allowance or Allowance(active)
+        self.ended: Final = dict(ended or {})
         self.deadline = deadline
         self.wall_deadline: Final = wall_deadline
         self.checked_until = 0.0
@@ -104,7 +111,13 @@ class Keyset:
         return frozenset(self._keys)
 
     def sealing(self, context: str, codec: int) -> Sealing:
-        """Prepare the sealing of one column's values of one codec, with the active version."""
+        """Prepare the sealing of one column's values of one codec, with the active version.
+
+        Raises:
+            KeyStateError: there is none.
+        """
+        if not self.active:
+            raise no_active_key(self.tenant)
         header = Header(SUITE_COLUMN, self.identity.keyset_id, self.active, codec).pack()
         subkey = self._subkey(SUITE_COLUMN, self.active, context)
         aad = value_aad(header, self.identity, context)
@@ -141,9 +154,7 @@ class Keyset:
                 hint="restrict the query to the rows of the tenant in scope",
             )
         if header.version not in self._keys:
-            raise KeyNotFoundError(
-                f"tenant {self.tenant!r} holds no data key version {header.version} for a value of {context!r}"
-            )
+            raise self._no_key(header.version, context)
         plaintext = self._decrypt(context, header, sealed)
         if plaintext is None:
             raise OpenError(
@@ -152,6 +163,18 @@ class Keyset:
                 hint="it was changed, or copied from another column; if the column was renamed, give it context=",
             )
         return header.codec, plaintext
+
+    def _no_key(self, version: int, context: str) -> KeyNotFoundError:
+        what, state = f"data key version {version} of tenant {self.tenant!r}", self.ended.get(version)
+        if state is KeyState.COMPROMISED:
+            return KeyNotFoundError(
+                f"{what} is compromised, and a value of {context!r} was sealed with it", hint="re-encrypt it to read it"
+            )
+        if state is not None:
+            return KeyNotFoundError(f"{what} is {state}: a value of {context!r} that it sealed is lost")
+        return KeyNotFoundError(
+            f"tenant {self.tenant!r} holds no data key version {version} for a value of {context!r}"
+        )
 
     def _decrypt(self, context: str, header: Header, sealed: bytes) -> bytes | None:
         start = header.iv_offset
@@ -173,3 +196,11 @@ class Keyset:
             # setdefault is atomic: two threads that derive at once keep one of two equal secrets.
             found = self._subkeys.setdefault(key, Secret(derived))
         return found
+
+
+def no_active_key(tenant: str) -> KeyStateError:
+    """Return the error for a tenant whose values can be opened only."""
+    return KeyStateError(
+        f"tenant {tenant!r} has no active data key, so nothing can be sealed for it",
+        hint=f"make one: pii-vault key rotate {tenant}",
+    )

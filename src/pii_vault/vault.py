@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, MetaData
 
 from . import primitives
 from .audit.ledger import Ledger
+from .audit.reading import AuditLog
 from .errors import ConfigurationError
 from .keyring import Clock, Keyring
-from .keys import TenantRecord
-from .keystore import KeyStore
+from .keys import KeyRecord, Policy, TenantRecord
+from .keystore import KeyStore, Snapshot
 from .keystore.engine import open_engine
 from .kms import KmsKey, KmsLifecycle
-from .lifecycle import registration, rotation
+from .lifecycle import ending, registration, rewrap, rewrap_all, rotation, schedule, validation
 from .lifecycle.parts import Parts, Reason
+from .lifecycle.rewrap import Rewrap
+from .lifecycle.rewrap_all import Moved
 from .lifecycle.rotation import Rotation
+from .lifecycle.schedule import Due
+from .lifecycle.validation import Outcome
 from .orm.attachment import Attachment
 from .orm.engine import attach_engine
 from .orm.session import attach_session
+from .reencryption.coverage import values_under
 from .scope import Scope
 
 
@@ -107,43 +113,210 @@ class Vault:
         return Scope(self._keyring, name)
 
     def add_tenant(
-        self, name: str, *, key: str, role_arn: str | None = None, external_id: str | None = None
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        role_arn: str | None = None,
+        external_id: str | None = None,
+        shared_key: bool = False,
+        rotation_days: int | None = None,
+        follows_kms: bool = False,
     ) -> TenantRecord:
         """Register a tenant and make its first keys in its KMS. Doing it again changes nothing.
 
         Args:
             name: How the application calls the tenant; 1 to 255 characters.
-            key: The full ARN of the tenant's KMS key.
+            key: The full ARN of the tenant's KMS key; None for the platform's, until the tenant brings one (`rewrap`).
             role_arn: The role in the customer's account to assume, if any.
             external_id: The ExternalId for that role.
+            shared_key: Whether another tenant may have the same KMS key: two of one customer's, say.
+            rotation_days: How often its data key is rotated, 1 to 3650 days; None for the vault's default.
+            follows_kms: Whether it is rotated as often as the KMS key is, and whenever that was.
 
         Raises:
             TenantExistsError: the name is registered with another KMS key.
+            ConfigurationError: the KMS key is another tenant's, or no platform key is configured.
+            KeyValidationError: the KMS key, or the new data key, did not pass a check.
             KmsError: the KMS does not do it; nothing is registered then.
         """
         if not 1 <= len(name) <= 255:
             raise ConfigurationError("a tenant's name has 1 to 255 characters")
-        return registration.add_tenant(self._parts, name, KmsKey(key, role_arn, external_id))
+        address = self._parts.ledger.platform_key if key is None else KmsKey(key, role_arn, external_id)
+        policy = Policy("", "", rotation_days, follows_kms)
+        return registration.add_tenant(self._parts, name, address, policy, shared_key=shared_key)
 
     def tenants(self) -> list[str]:
         """Return the names of all tenants. There is no scope for several: jobs go tenant by tenant."""
         return [tenant.name for tenant in self._store.tenants()]
 
+    def suspend(self, tenant: str, reason: str = "") -> bool:
+        """Let a tenant neither seal nor open until it is resumed; other processes follow within their time to live.
+
+        Returns:
+            False when it was suspended already.
+        """
+        return registration.set_suspended(self._parts, tenant, True, reason)
+
+    def resume(self, tenant: str, reason: str = "") -> bool:
+        """End a tenant's suspension; return False when it was not suspended."""
+        return registration.set_suspended(self._parts, tenant, False, reason)
+
+    def set_rotation(self, tenant: str, *, days: int | None = None, follows_kms: bool = False) -> TenantRecord:
+        """Say how often a tenant's data key is rotated; the day on which the present one is due moves with it.
+
+        Args:
+            tenant: The tenant's name.
+            days: 1 to 3650, or None for the vault's default.
+            follows_kms: Whether the period is that of the tenant's KMS key, and a rotation there makes a new key here.
+        """
+        return registration.set_rotation(self._parts, tenant, days=days, follows_kms=follows_kms)
+
+    def validate(self, tenant: str) -> list[Outcome]:
+        """Make every check on a tenant's KMS key and data key, and say what each found. Changes nothing."""
+        return validation.validate(self._parts, tenant)
+
     def rotate(self, tenant: str, reason: Reason = Reason.FORCED) -> Rotation:
-        """Make a new data-key version ACTIVE, at once. Rows are not touched; old ones stay readable."""
+        """Make a new data-key version ACTIVE, at once. Rows are not touched; old ones stay readable.
+
+        Raises:
+            KeyValidationError, KeyRecordError: the new version did not pass a check; the present one stays.
+            KmsError: the KMS refuses or does not answer; the present one stays.
+        """
         return rotation.rotate(self._parts, tenant, reason)
+
+    def rotate_due(
+        self,
+        *,
+        ahead: timedelta = schedule.AHEAD,
+        dry_run: bool = False,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> list[Due]:
+        """Rotate every tenant whose data key is due, and report on each; made to be called by a scheduler.
+
+        Args:
+            ahead: How long before it is due the next version is stored, so that every process knows it in time: as long
+                as from one call to the next, and no less than processes keep keys in memory.
+            dry_run: Say what would be done, and do nothing.
+            progress: Told how many tenants are done, of how many.
+        """
+        return schedule.rotate_due(self._parts, ahead=ahead, dry_run=dry_run, progress=progress)
+
+    def rewrap(
+        self,
+        tenant: str,
+        *,
+        to: str | None = None,
+        role_arn: str | None = None,
+        external_id: str | None = None,
+        new_kek: bool = False,
+        shared_key: bool = False,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> Rewrap:
+        """Put a tenant's key-encryption key under another KMS key, or newer material of the same. No row is touched.
+
+        Args:
+            tenant: The tenant's name.
+            to: The full ARN of the KMS key; None for the present one.
+            role_arn: The role to assume for it, if any.
+            external_id: The ExternalId for that role.
+            new_kek: Make a new key-encryption key instead of re-encrypting the present one inside the KMS.
+            shared_key: Whether another tenant may have the same KMS key.
+            reason: Why, for the audit log.
+            dry_run: Make the checks, and change nothing.
+
+        Returns:
+            What was done, and what it promises, also against backups.
+        """
+        key = KmsKey(to, role_arn, external_id) if to is not None else None
+        return rewrap.rewrap(
+            self._parts, tenant, key, new_kek=new_kek, shared_key=shared_key, reason=reason, dry_run=dry_run
+        )
+
+    def rewrap_all(
+        self,
+        *,
+        under: str | None = None,
+        to: str | None = None,
+        new_kek: bool = False,
+        reason: str = "",
+        rate: float = rewrap_all.RATE,
+        workers: int = rewrap_all.WORKERS,
+        dry_run: bool = False,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> list[Moved]:
+        """Re-wrap every tenant, or those under one KMS key. Called again, it goes on where it stopped.
+
+        Args:
+            under: The full ARN of the KMS key that they lie under now; None for any.
+            to: The full ARN of the KMS key to put them under, without a role; None for each one's present key.
+            new_kek: Make new key-encryption keys instead of re-encrypting the present ones.
+            reason: Why, for the audit log.
+            rate: How many tenants a second, at most.
+            workers: How many at a time; one on SQLite.
+            dry_run: Make the checks, and change nothing.
+            progress: Told how many tenants are done, of how many.
+        """
+        return rewrap_all.rewrap_all(
+            self._parts,
+            KmsKey(to) if to is not None else None,
+            under=under,
+            new_kek=new_kek,
+            reason=reason,
+            rate=rate,
+            workers=workers,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def deactivate(self, tenant: str, reason: str = "") -> KeyRecord:
+        """Stop sealing with a tenant's data key; it goes on opening. Nothing is sealed until the tenant is rotated."""
+        return ending.deactivate(self._parts, tenant, reason)
+
+    def compromise(self, tenant: str, version: int, reason: str = "") -> KeyRecord:
+        """Let a data key open for re-encryption only: the application no longer reads what it sealed. Final."""
+        return ending.compromise(self._parts, tenant, version, reason)
+
+    def destroy_key(
+        self, tenant: str, version: int, *, metadata: MetaData, engine: Engine, reason: str = "", dry_run: bool = False
+    ) -> KeyRecord:
+        """Drop a data key's wrapped bytes, if nothing that it sealed is left. Final.
+
+        Args:
+            tenant: The tenant's name.
+            version: The version.
+            metadata: The application's tables; they are searched for values that the key has sealed.
+            engine: On the application's database.
+            reason: Why, for the audit log.
+            dry_run: Make every check, and change nothing.
+
+        Raises:
+            KeyStateError: values are left, or the key is in use, or was until a day ago.
+        """
+
+        def rows(snapshot: Snapshot, record: KeyRecord) -> dict[str, int]:
+            return values_under(engine, metadata, snapshot.tenant.identity.keyset_id, record.version)
+
+        return ending.destroy(self._parts, tenant, version, reason, rows, dry_run=dry_run)
+
+    @property
+    def platform_key(self) -> str:
+        """The full ARN of the platform's KMS key.
+
+        Raises:
+            ConfigurationError: none is configured.
+        """
+        return self._parts.ledger.platform_key.arn
+
+    @property
+    def audit(self) -> AuditLog:
+        """The audit log: read it, verify it, anchor its end elsewhere."""
+        return AuditLog(self._store, self._parts.kms, self._parts.ledger)
 
     def evict(self, tenant: str) -> None:
         """Forget a tenant's keys in this process; the next use asks the KMS."""
         self._keyring.evict(tenant)
-
-    def suspend(self, tenant: str, reason: str = "") -> None:
-        """Let a tenant neither seal nor open until it is resumed; other processes follow within their time to live."""
-        registration.set_suspended(self._parts, tenant, True, reason)
-
-    def resume(self, tenant: str, reason: str = "") -> None:
-        """End a tenant's suspension."""
-        registration.set_suspended(self._parts, tenant, False, reason)
 
     def close(self) -> None:
         """Close the vault's own connections, and report uses of keys that were not counted yet."""

@@ -12,7 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from ..keys import KekRecord, KeyRecord, TenantRecord
+from ..keys import KekRecord, KeyRecord, KeyState, TenantRecord
+from ..keystore import Snapshot
 
 
 class Event(StrEnum):
@@ -25,11 +26,11 @@ class Event(StrEnum):
     TENANT_RESUMED = "tenant.resumed"
     KEY_CREATED = "key.created"
     KEY_ACTIVATED = "key.activated"
-    KEY_DUE = "key.due"
     KEY_WITHDRAWN = "key.withdrawn"
     KEY_DEACTIVATED = "key.deactivated"
     KEY_COMPROMISED = "key.compromised"
     KEY_DESTROYED = "key.destroyed"
+    KMS_REFUSED = "kms.refused"
     KEK_REWRAPPED = "kek.rewrapped"
     KEK_REPLACED = "kek.replaced"
 
@@ -51,6 +52,43 @@ def facts(
 def canonical(document: dict[str, Any]) -> str:
     """Return a document as the one JSON text that it has: sorted, without blanks, ASCII."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+class Replay:
+    """What the tables ought to say, from the details of a log's entries in order.
+
+    Args:
+        details: What `facts` returned for each entry.
+    """
+
+    def __init__(self, details: Iterable[dict[str, Any]]) -> None:
+        self._tenant: dict[str, Any] = {}
+        self._keks: dict[int, dict[str, Any]] = {}
+        self._keys: dict[tuple[str, int], dict[str, Any]] = {}
+        for each in details:
+            self._tenant = each.get("tenant", self._tenant)
+            self._keks |= {kek["generation"]: kek for kek in each.get("keks", ())}
+            self._keys |= {(key["purpose"], key["version"]): key for key in each.get("keys", ())}
+
+    def differences(self, snapshot: Snapshot) -> list[str]:
+        """Return what the records say and the log does not, or the reverse, one sentence each."""
+        found = _differences("the tenant", self._tenant, _tenant(snapshot.tenant))
+        logged = [kek for kek in self._keks.values() if kek["state"] == KeyState.ACTIVE]
+        found += _differences("the active KEK", logged[-1] if logged else {}, _kek(snapshot.kek))
+        stored = {(str(key.purpose), key.version): _key(key) for key in snapshot.keys}
+        for purpose, version in sorted(self._keys.keys() | stored.keys()):
+            what = f"{purpose} key version {version}"
+            found += _differences(what, self._keys.get((purpose, version), {}), stored.get((purpose, version), {}))
+        return found
+
+
+def _differences(what: str, logged: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    if not stored:
+        return [f"{what} is in the log and not in the key store"]
+    if not logged:
+        return [f"{what} is in the key store and not in the log"]
+    names = [name for name in stored if logged.get(name) != stored[name]]
+    return [f"{what}: {name} is {stored[name]}, the log says {logged.get(name)}" for name in names]
 
 
 def _tenant(tenant: TenantRecord) -> dict[str, Any]:

@@ -6,14 +6,15 @@ Our KMS is asked before the transaction begins; without its answer nothing is ch
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
 from .. import chain
-from ..chain import AuditKey, ChainRecord
-from ..context import kms_context, platform_context
+from ..chain import AuditKey, ChainRecord, Walk
+from ..context import Identity, kms_context, platform_context
 from ..errors import ConfigurationError, KeyRecordError
 from ..keys import Secret, TenantRecord
 from ..keystore import AuditKeyRecord, Change, KeyStore, Snapshot
@@ -53,6 +54,11 @@ class Ledger:
         self._kept: tuple[float, AuditKey] | None = None
 
     @property
+    def has_platform_key(self) -> bool:
+        """Whether a platform's KMS key is configured."""
+        return self._platform_key is not None
+
+    @property
     def platform_key(self) -> KmsKey:
         """The platform's KMS key.
 
@@ -79,6 +85,10 @@ class Ledger:
             KmsError: our own KMS does not answer.
         """
         return Page(self, tenant, snapshot, self._audit_key(), self._root(tenant, snapshot))
+
+    def continues(self, identity: Identity, end: ChainRecord, walked: Walk) -> bool:
+        """Tell whether the stored end of a chain is where a walk along its entries came to."""
+        return chain.continues(self._audit_key(), identity, end, walked)
 
     def _root(self, tenant: TenantRecord, snapshot: Snapshot | None) -> tuple[Secret, bytes] | None:
         if snapshot is not None and snapshot.chain is not None:
@@ -150,6 +160,14 @@ class Page:
             known = self._snapshot
             self._append(change, Event.CHAIN_BEGUN, "", facts(tenant=known.tenant, keks=[known.kek], keys=known.keys))
         self._append(change, event, reason, facts(**records))
+
+    def write_once(self, change: Change, event: Event, *, reason: str) -> None:
+        """Add an entry unless the chain's last one says the same."""
+        if self._chain is not None:
+            last = json.loads(change.entry(self._chain.seq).text)
+            if (last["event"], last["reason"]) == (event, reason):
+                return
+        self.write(change, event, reason=reason)
 
     def _append(self, change: Change, event: Event, reason: str, details: dict[str, Any]) -> None:
         text = canonical(

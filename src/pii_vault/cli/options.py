@@ -1,33 +1,34 @@
-"""The options that several commands share, and what their texts mean."""
+"""The options that several commands share, and the settings that come of them.
+
+An option that is not given is None, and then the variable, the file or the default counts (docs/configuration.md).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ..kms import KmsLifecycle
+    from ..config import Settings
+    from ..keystore import KeyStore
     from ..vault import Vault
 
 DatabaseUrl = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--database-url",
-        envvar="PII_VAULT_DATABASE_URL",
         metavar="URL",
-        help="The key store's database, for example postgresql+psycopg://user@host/name. The environment variable "
-        "keeps a password out of the list of processes.",
+        help="The key store's database, for example postgresql+psycopg://user@host/name. The variable "
+        "PII_VAULT_DATABASE_URL keeps a password out of the list of processes.",
     ),
 ]
 
 Kms = Annotated[
-    str,
-    typer.Option("--kms", envvar="PII_VAULT_KMS", metavar="aws|local:PATH", help="Where the customers' KMS keys are."),
+    str | None,
+    typer.Option("--kms", metavar="aws|local:PATH", help="Where the customers' KMS keys are; aws by default."),
 ]
 
 EndpointUrl = Annotated[
@@ -35,48 +36,75 @@ EndpointUrl = Annotated[
     typer.Option("--endpoint-url", metavar="URL", help="Another endpoint for AWS KMS: a VPC endpoint, a test server."),
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PlatformKey = Annotated[
+    str | None,
+    typer.Option(
+        "--platform-key",
+        metavar="ARN",
+        help="A KMS key of our own, not a customer's: it protects the audit log, and tenants without a key.",
+    ),
+]
+
+Actor = Annotated[
+    str | None,
+    typer.Option("--actor", metavar="NAME", help="Who the audit log says has asked; the system's user by default."),
+]
+
+Why = Annotated[
+    str,
+    typer.Option("--reason", metavar="TEXT", help="Why, for the audit log: a ticket's number, say. No personal data."),
+]
+
+RoleArn = Annotated[
+    str | None, typer.Option("--role-arn", metavar="ARN", help="The role in the customer's account to assume.")
+]
+
+ExternalId = Annotated[str | None, typer.Option("--external-id", metavar="ID", help="The ExternalId for that role.")]
+
+SharedKey = Annotated[
+    bool, typer.Option("--shared-key", help="Another tenant may have the same KMS key: it is the same customer's.")
+]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Make every check, say what would be done, change nothing.")]
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask. Needed where there is no terminal to ask on.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
+
+Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
 
 
-def engine_on(database_url: str) -> Engine:
+def engine(database_url: str | None) -> Engine:
     """Make an engine on the key store's database.
 
     Raises:
-        ConfigurationError: the URL cannot be read, or its driver is missing. The URL is not shown.
+        ConfigurationError: no URL is set, it cannot be read, or its driver is missing.
     """
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-
-    from ..keystore.engine import open_engine
-
-    try:
-        return open_engine(database_url)
-    except NoSuchModuleError as error:
-        reason, hint = f"SQLAlchemy has no such database: {error}", "postgresql+psycopg://… or sqlite:///…"
-    except ArgumentError:
-        reason, hint = "the database URL cannot be read", "postgresql+psycopg://user@host/name or sqlite:///file"
-    except ModuleNotFoundError as error:
-        reason, hint = f"the database driver {error.name} is not installed", "pip install 'pii-vault[postgres]'"
-    raise ConfigurationError(reason, hint=hint)
+    return _settings(database_url=database_url).make_engine()
 
 
-def kms_of(kms: str, endpoint_url: str | None) -> KmsLifecycle:
-    """Make the KMS that `--kms` and `--endpoint-url` name."""
-    kind, _, path = kms.partition(":")
-    if kind == "aws" and not path:
-        from ..kms.aws import AwsKms
+def key_store(database_url: str | None) -> KeyStore:
+    """Return the key store, for commands that need no KMS."""
+    from ..keystore import KeyStore
 
-        return AwsKms(endpoint_url=endpoint_url)
-    if kind == "local" and path:
-        if endpoint_url is not None:
-            raise typer.BadParameter("a local KMS has no --endpoint-url")
-        from ..kms.local import LocalKms
-
-        return LocalKms(path)
-    raise typer.BadParameter(f"--kms is aws or local:PATH, not {kms!r}")
+    return KeyStore(engine(database_url))
 
 
-def vault_on(database_url: str, kms: str, endpoint_url: str | None) -> Vault:
-    """Make a vault on the key store's database and the KMS."""
-    from ..vault import Vault
+def vault(**options: Any) -> Vault:
+    """Make a vault from the settings that options, variables and the file name.
 
-    return Vault(engine_on(database_url), kms=kms_of(kms, endpoint_url))
+    Raises:
+        ConfigurationError: a setting is missing or cannot be used.
+    """
+    return _settings(**options).make_vault()
+
+
+def application_engine(database_url: str | None, application_url: str | None) -> Engine:
+    """Make an engine on the application's own database."""
+    return _settings(database_url=database_url, application_url=application_url).make_application_engine()
+
+
+def _settings(**options: Any) -> Settings:
+    from ..config import load
+
+    return load(**options)

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 import typer
 
 from ..errors import PiiVaultError
-from .commands import app
+from . import auditing, keys, looking, rewrapping, tenants  # noqa: F401 - they add their commands
+from .app import app
+from .output import FAILED, USAGE, say
 
-FAILED = 1
-USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -34,7 +34,7 @@ def _exit_code() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except PiiVaultError as error:
-        _say(str(error))
+        say(str(error))
         return FAILED
     except Exception as error:  # noqa: BLE001 - a person reads this, and a traceback may show a secret
         if _is_usage(error):
@@ -54,7 +54,7 @@ def _usage(error: Any) -> int:
     if "\n" in message:
         print(message, file=sys.stderr)  # no command at all: this is the whole help
     else:
-        _say(f"{message} (see `{command} --help`)")
+        say(f"{message} (see `{command} --help`)")
     return USAGE
 
 
@@ -62,9 +62,5 @@ def _unexpected(error: Exception) -> int:
     if os.environ.get("PII_VAULT_TRACEBACK"):
         raise error
     # Its text may quote anything, so only its kind is shown.
-    _say(f"unexpected {type(error).__name__} (set PII_VAULT_TRACEBACK=1 to see where)")
+    say(f"unexpected {type(error).__name__} (set PII_VAULT_TRACEBACK=1 to see where)")
     return FAILED
-
-
-def _say(message: str) -> None:
-    print(f"pii-vault: {' '.join(message.split())}", file=sys.stderr)

@@ -11,12 +11,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from ..chain import ChainRecord, Entry
 from ..errors import KeyStoreError
 from ..keys import KekRecord, KeyRecord, KeyState, Policy, TenantRecord
-from .rows import CHAIN_COLUMNS, KEK_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, values
+from .rows import CHAIN_COLUMNS, KEK_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, entry, values
 from .schema import audit, audit_chains, keks, key_use, keys, policies, tenants
 
 
@@ -68,10 +68,11 @@ class Change:
         unchanged = keks.c.wrapped == before.wrapped
         self._update_kek(before, unchanged, **values(after, changed))
 
-    def destroy_kek(self, record: KekRecord) -> None:
-        """Drop the wrapped bytes of an ACTIVE KEK; the row stays."""
+    def destroy_kek(self, record: KekRecord) -> KekRecord:
+        """Drop the wrapped bytes of an ACTIVE KEK; the row stays. Return it as it is afterwards."""
         self._update_kek(record, keks.c.state == KeyState.ACTIVE, state=KeyState.DEACTIVATED)
         self._update_kek(record, keks.c.state == KeyState.DEACTIVATED, state=KeyState.DESTROYED, wrapped=b"")
+        return replace(record, state=KeyState.DESTROYED, wrapped=b"")
 
     def _update_kek(self, record: KekRecord, condition: Any, **changed: Any) -> None:
         mine = (keks.c.tenant_uid == self._uid) & (keks.c.generation == record.generation)
@@ -93,22 +94,22 @@ class Change:
         proof = ("epoch", "activation_mac", "activated_at", "due_at")
         self._move(record, KeyState.PRE_ACTIVE, KeyState.ACTIVE, **values(record, proof))
 
-    def deactivate(self, record: KeyRecord, now: datetime) -> None:
-        """Let an ACTIVE key open only."""
-        self._move(record, KeyState.ACTIVE, KeyState.DEACTIVATED, deactivated_at=now)
+    def deactivate(self, record: KeyRecord, now: datetime) -> KeyRecord:
+        """Let an ACTIVE key open only. Return it as it is afterwards."""
+        return self._end(record, KeyState.DEACTIVATED, deactivated_at=now)
 
-    def compromise(self, record: KeyRecord, now: datetime) -> None:
-        """Let a key open for re-encryption only."""
-        when = {"deactivated_at": now} if record.deactivated_at is None else {}
-        self._move(record, record.state, KeyState.COMPROMISED, **when)
+    def compromise(self, record: KeyRecord, now: datetime) -> KeyRecord:
+        """Let a key open for re-encryption only. Return it as it is afterwards."""
+        return self._end(record, KeyState.COMPROMISED, deactivated_at=record.deactivated_at or now)
 
-    def destroy(self, record: KeyRecord, now: datetime) -> None:
-        """Drop the wrapped bytes of a key; the row stays."""
-        self._move(record, record.state, KeyState.DESTROYED, destroyed_at=now, encrypted_key=b"")
+    def destroy(self, record: KeyRecord, now: datetime) -> KeyRecord:
+        """Drop the wrapped bytes of a key; the row stays. Return it as it is afterwards."""
+        return self._end(record, KeyState.DESTROYED, destroyed_at=now, encrypted_key=b"")
 
-    def set_due(self, record: KeyRecord, due_at: datetime) -> None:
-        """Say when the ACTIVE key is to be rotated."""
+    def set_due(self, record: KeyRecord, due_at: datetime) -> KeyRecord:
+        """Say when the ACTIVE key is to be rotated. Return it as it is afterwards."""
         self._connection.execute(update(keys).where(*self._mine(record)).values(due_at=due_at))
+        return replace(record, due_at=due_at)
 
     def rewrap_keys(self, records: Iterable[KeyRecord]) -> None:
         """Store the same keys as another KEK wrapped them."""
@@ -130,6 +131,10 @@ class Change:
             )
             self._connection.execute(statement, parameters)
 
+    def _end(self, record: KeyRecord, after: KeyState, **changed: Any) -> KeyRecord:
+        self._move(record, record.state, after, **changed)
+        return replace(record, state=after, **changed)
+
     def _move(self, record: KeyRecord, before: KeyState, after: KeyState, **changed: Any) -> None:
         before.check_transition(after)
         where = (*self._mine(record), keys.c.state == before)
@@ -141,16 +146,21 @@ class Change:
 
     # Its audit chain.
 
-    def append(self, chain: ChainRecord, entry: Entry) -> None:
+    def entry(self, seq: int) -> Entry:
+        """Return an entry of the tenant's audit chain."""
+        mine = (audit.c.tenant_uid == self._uid) & (audit.c.seq == seq)
+        return entry(self._connection.execute(select(audit.c.seq, audit.c.entry, audit.c.mac).where(mine)).one())
+
+    def append(self, chain: ChainRecord, added: Entry) -> None:
         """Add an entry to the tenant's audit chain, with the chain's new end."""
         row = {"tenant_uid": self._uid, **values(chain, CHAIN_COLUMNS)}
-        if entry.seq == 1:
+        if added.seq == 1:
             self._connection.execute(insert(audit_chains).values(row))
         else:
-            mine = (audit_chains.c.tenant_uid == self._uid) & (audit_chains.c.seq == entry.seq - 1)
+            mine = (audit_chains.c.tenant_uid == self._uid) & (audit_chains.c.seq == added.seq - 1)
             moved = update(audit_chains).where(mine).values(**values(chain, ("seq", "head", "sealed_key")))
             if self._connection.execute(moved).rowcount != 1:
                 raise KeyStoreError("the audit chain is no longer what it was")
         self._connection.execute(
-            insert(audit).values(tenant_uid=self._uid, seq=entry.seq, entry=entry.text, mac=entry.mac)
+            insert(audit).values(tenant_uid=self._uid, seq=added.seq, entry=added.text, mac=added.mac)
         )

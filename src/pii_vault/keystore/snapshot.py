@@ -147,6 +147,12 @@ def summaries(connection: Connection) -> list[TenantSummary]:
     return [TenantSummary(bytes(uid), *rest) for uid, *rest in connection.execute(query)]
 
 
+def owners(connection: Connection, kms_key_arn: str) -> list[str]:
+    """Return the names of the tenants whose KEK lies under a KMS key, in order."""
+    query = select(tenants.c.name).join_from(tenants, keks, _ACTIVE_KEK).where(keks.c.kms_key_arn == kms_key_arn)
+    return list(connection.scalars(query.order_by(tenants.c.name)))
+
+
 def to_look_at(connection: Connection, due_before: datetime) -> list[str]:
     """Return the names of the tenants, in order, whose keys may need something done.
 

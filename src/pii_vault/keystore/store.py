@@ -23,7 +23,7 @@ from . import rows, schema
 from .change import Change, SupersededError
 from .schema import application, audit, audit_keys, key_use, tenants
 from .schema_change import schema_change
-from .snapshot import Snapshot, TenantSummary, snapshot, summaries, tenant_records, to_look_at
+from .snapshot import Snapshot, TenantSummary, owners, snapshot, summaries, tenant_records, to_look_at
 
 OWN_STATEMENTS: Final = "pii_vault_own_statements"
 """The execution option that marks the key store's statements: on an engine that is attached too, they need no keys."""
@@ -113,6 +113,11 @@ class KeyStore:
         """Return one line about each tenant, by name."""
         with self._transaction() as connection:
             return summaries(connection)
+
+    def owners(self, kms_key_arn: str) -> list[str]:
+        """Return the names of the tenants whose KEK lies under a KMS key, in order."""
+        with self._transaction() as connection:
+            return owners(connection, kms_key_arn)
 
     def to_look_at(self, due_before: datetime) -> list[str]:
         """Return the names of the tenants, in order, whose keys may need something done."""

@@ -46,6 +46,7 @@ from ..errors import (
     ConfigurationError,
     KmsConfigurationError,
     KmsCredentialsError,
+    KmsDeniedError,
     KmsUnavailableError,
 )
 from .aws_answers import (
@@ -267,6 +268,28 @@ class AwsKms:
                 return None
             raise
         return rotation_period(answer, address)
+
+    def check_role(self, key: KmsKey) -> None:
+        """Refuse a role that can also be assumed without the ExternalId agreed with the customer.
+
+        IAM: ``sts:AssumeRole`` on the role, whose trust policy must deny this call.
+
+        Raises:
+            KmsConfigurationError: it can, so the role's trust policy does not ask for the ExternalId.
+        """
+        if key.role_arn is None or key.external_id is None:
+            return
+        without = KmsKey(key.arn, key.role_arn)
+        try:
+            self._assumed("AssumeRole", without)
+        except KmsDeniedError:
+            return
+        raise KmsConfigurationError(
+            f"role {key.role_arn} can be assumed without its ExternalId",
+            code="ExternalIdNotRequired",
+            operation="AssumeRole",
+            hint="its owner adds the condition StringEquals sts:ExternalId to the role's trust policy",
+        )
 
     def validate_key(self, key: KmsKey) -> None:
         """Refuse an address that AWS KMS cannot mean, before any call. Needs no IAM permission.

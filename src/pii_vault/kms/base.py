@@ -125,3 +125,13 @@ class KmsLifecycle(KmsProvider, Protocol):
     def rotation_period(self, key: KmsKey) -> timedelta | None:
         """Return how often the KMS rotates this key by itself, or None when it does not."""
         ...
+
+    def check_role(self, key: KmsKey) -> None:
+        """Refuse a role that can also be assumed without the ExternalId agreed with the customer.
+
+        Then anybody who may assume roles for us could be told to assume this one, for another customer.
+
+        Raises:
+            KmsConfigurationError: it can. A key without a role, or a role without an ExternalId, is not asked about.
+        """
+        ...

@@ -111,6 +111,9 @@ class LocalKms:
             return None
         return timedelta(days=found.rotation_days)
 
+    def check_role(self, key: KmsKey) -> None:
+        """Do nothing: local keys have no role, and `validate_key` refuses one."""
+
     def validate_key(self, key: KmsKey) -> None:
         """Refuse an address that is not one of `create_key`.
 

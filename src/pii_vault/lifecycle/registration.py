@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 
 from sqlalchemy.exc import IntegrityError
 
@@ -12,30 +11,43 @@ from ..audit.facts import Event
 from ..context import Identity
 from ..errors import ConfigurationError, KeyStoreError, TenantExistsError, TenantNotFoundError
 from ..keys import Policy, TenantRecord
-from ..keystore import Snapshot, SupersededError
+from ..keystore import Snapshot
 from ..kms import KmsKey
 from . import issue, rotation
-from .parts import Parts, Reason
-from .rotation import ATTEMPTS, busy
+from .parts import ATTEMPTS, Parts, Reason, decided
+
+MAX_DAYS = 3650
+"""The longest rotation period."""
 
 
-def add_tenant(parts: Parts, name: str, key: KmsKey) -> TenantRecord:
+def add_tenant(parts: Parts, name: str, key: KmsKey, policy: Policy, *, shared_key: bool = False) -> TenantRecord:
     """Register a tenant, with a KEK and a first data key from its KMS.
 
     Processes that register the same tenant at once end with one tenant and one key; one that was killed half-way is
     finished by the next. Registering again with the same KMS key changes nothing.
 
+    Args:
+        parts: What it is done with.
+        name: The tenant.
+        key: Its KMS key, or the platform's.
+        policy: What is expected of the KMS key, and how often the data key is rotated.
+        shared_key: Whether another tenant may have the same KMS key.
+
     Raises:
         TenantExistsError: the name is registered with another KMS key.
+        ConfigurationError: the KMS key is another tenant's.
         KeyValidationError: the KMS key or the new key did not pass a check.
         KmsError: the KMS does not generate, or does not unwrap what it generated.
     """
+    check_period(policy)
     parts.kms.validate_key(key)
     for _ in range(ATTEMPTS):
         known = _registered(parts, name, key)
         if known is None:
+            if not shared_key:
+                check_owner(parts, name, key)
             try:
-                known = _register(parts, name, key)
+                known = _register(parts, name, key, policy)
             except IntegrityError:
                 continue  # the name or the keyset id was taken meanwhile
         if not any(key.epoch for key in known.data_keys):
@@ -44,26 +56,49 @@ def add_tenant(parts: Parts, name: str, key: KmsKey) -> TenantRecord:
     raise KeyStoreError(f"tenant {name!r} could not be stored", hint="look at the database's own log")
 
 
+def check_owner(parts: Parts, name: str, key: KmsKey) -> None:
+    """Refuse a KMS key that is another tenant's: whoever registers its address would get at its consent.
+
+    The platform's own key serves every tenant that has none.
+
+    Raises:
+        ConfigurationError: it is another tenant's.
+    """
+    if parts.is_platform_key(key.arn):
+        return
+    others = [each for each in parts.store.owners(key.arn) if each != name]
+    if others:
+        raise ConfigurationError(
+            f"KMS key {key.arn} is that of tenant {others[0]!r}, and would be that of {name!r} too",
+            hint="a KMS key answers for one customer; if both are the same one's, say so: shared_key, --shared-key",
+        )
+
+
+def check_period(policy: Policy) -> None:
+    """Refuse a rotation period that is too short or too long."""
+    if policy.rotation_days is not None and not 1 <= policy.rotation_days <= MAX_DAYS:
+        raise ConfigurationError(f"a rotation period is 1 to {MAX_DAYS} days")
+
+
 def set_suspended(parts: Parts, name: str, suspended: bool, reason: str) -> bool:
     """Suspend a tenant, or resume it; return False when it was so already.
 
     Other processes notice when their keys expire, at the latest.
     """
-    event = Event.TENANT_SUSPENDED if suspended else Event.TENANT_RESUMED
-    for _ in range(ATTEMPTS):
+
+    def attempt() -> bool:
         snapshot = parts.store.load(name)
         if snapshot.tenant.suspended is suspended:
             return False
         page = parts.ledger.page(snapshot.tenant, snapshot)
-        try:
-            with parts.store.change(snapshot) as change:
-                change.set_suspended(suspended)
-                page.write(change, event, reason=reason, tenant=replace(snapshot.tenant, suspended=suspended))
-        except SupersededError:
-            continue
+        with parts.store.change(snapshot) as change:
+            change.set_suspended(suspended)
+            event = Event.TENANT_SUSPENDED if suspended else Event.TENANT_RESUMED
+            page.write(change, event, reason=reason, tenant=replace(snapshot.tenant, suspended=suspended))
         parts.keyring.evict(name)
         return True
-    raise busy(name)
+
+    return decided(name, attempt)
 
 
 def set_rotation(parts: Parts, name: str, *, days: int | None, follows_kms: bool) -> TenantRecord:
@@ -75,32 +110,36 @@ def set_rotation(parts: Parts, name: str, *, days: int | None, follows_kms: bool
         days: 1 to 3650, or None for the vault's default.
         follows_kms: Whether the period is that of the customer's KMS key, and a rotation there makes a new key here.
     """
-    if days is not None and not 1 <= days <= 3650:
-        raise ConfigurationError("a rotation period is 1 to 3650 days")
-    for _ in range(ATTEMPTS):
+
+    def attempt() -> TenantRecord:
         snapshot = parts.store.load(name)
         policy = replace(snapshot.tenant.policy, rotation_days=days, follows_kms=follows_kms)
-        if policy == snapshot.tenant.policy:
-            return snapshot.tenant
-        changed = replace(snapshot, tenant=replace(snapshot.tenant, policy=policy))
-        period = issue.period(parts, changed)
-        try:
-            _store_policy(parts, snapshot, changed, period)
-        except SupersededError:
-            continue
-        return changed.tenant
-    raise busy(name)
+        check_period(policy)
+        changed = replace(snapshot.tenant, policy=policy)
+        keep_due(parts, replace(snapshot, tenant=changed), decided_on=snapshot)
+        return changed
+
+    return decided(name, attempt)
 
 
-def _store_policy(parts: Parts, before: Snapshot, after: Snapshot, period: timedelta) -> None:
-    page = parts.ledger.page(before.tenant, before)
-    with parts.store.change(before) as change:
-        change.set_policy(after.tenant.policy)
-        keys = []
-        if before.active is not None and before.active.activated_at is not None:
-            keys = [replace(before.active, due_at=before.active.activated_at + period)]
-            change.set_due(before.active, before.active.activated_at + period)
-        page.write(change, Event.TENANT_CHANGED, tenant=after.tenant, keys=keys)
+def keep_due(parts: Parts, wanted: Snapshot, *, decided_on: Snapshot) -> bool:
+    """Store a tenant's policy, and the ACTIVE key's due date that follows from it; return False if both are so already.
+
+    Raises:
+        SupersededError: somebody else changed the tenant meanwhile.
+    """
+    active = wanted.active
+    due_at = active.due_at if active is not None else None
+    if active is not None and active.activated_at is not None:
+        due_at = active.activated_at + issue.period(parts, wanted)
+    if wanted == decided_on and (active is None or due_at == active.due_at):
+        return False
+    page = parts.ledger.page(wanted.tenant, decided_on)
+    with parts.store.change(decided_on) as change:
+        change.set_policy(wanted.tenant.policy)
+        keys = [change.set_due(active, due_at)] if active is not None and due_at is not None else []
+        page.write(change, Event.TENANT_CHANGED, tenant=wanted.tenant, keys=keys)
+    return True
 
 
 def _registered(parts: Parts, name: str, key: KmsKey) -> Snapshot | None:
@@ -117,9 +156,10 @@ def _registered(parts: Parts, name: str, key: KmsKey) -> Snapshot | None:
     return snapshot
 
 
-def _register(parts: Parts, name: str, key: KmsKey) -> Snapshot:
+def _register(parts: Parts, name: str, key: KmsKey, policy: Policy) -> Snapshot:
+    parts.kms.check_role(key)
     identity = Identity(parts.store.app_uid(), primitives.random_uid(), primitives.random_u32())
-    tenant = TenantRecord(identity, name, suspended=False, created_at=parts.now(), policy=Policy.for_key(key.arn))
+    tenant = TenantRecord(identity, name, suspended=False, created_at=parts.now(), policy=policy.expecting(key.arn))
     record, _ = issue.new_kek(parts, tenant, key, generation=1)
     page = parts.ledger.page(tenant)
     with parts.store.new_tenant(tenant) as change:

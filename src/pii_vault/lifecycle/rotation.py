@@ -8,21 +8,18 @@ unfinished. Two who rotate the same version at once make one new version: the sl
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from ..audit.facts import Event
-from ..errors import KeyRecordError, KeyStoreError, KeyValidationError, TenantSuspendedError
+from ..errors import KeyRecordError, KeyValidationError, TenantSuspendedError
 from ..hierarchy import Kek
 from ..keys import KeyRecord, KeyState
 from ..keystore import Snapshot, SupersededError
 from . import issue
-from .parts import Parts, Reason
+from .parts import Parts, Reason, decided
+from .refusals import refusals_logged
 from .validation import Examination
-
-ATTEMPTS: Final = 5
-"""How often an operation is decided anew when somebody else changes the same tenant meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +59,18 @@ def rotate(parts: Parts, name: str, reason: Reason, *, instead_of: int | None = 
         KeyValidationError, KeyRecordError: the new version did not pass a check; it is withdrawn.
         KmsError: the KMS refuses or does not answer; the present version stays ACTIVE.
     """
-    snapshot = usable(parts, name)
-    replaced = instead_of if instead_of is not None else _version(snapshot.active)
-    for _ in range(ATTEMPTS):
+    replaced = instead_of if instead_of is not None else _version(usable(parts, name).active)
+
+    def attempt() -> Rotation:
+        snapshot = usable(parts, name)
         active = snapshot.active
         if active is not None and active.version != replaced:
-            return _outcome(snapshot.tenant.name, active, replaced, made=False)
-        try:
-            pending, kek = prepare(parts, snapshot, reason)
-            return activate(parts, name, pending, kek)
-        except SupersededError:
-            snapshot = usable(parts, name)
-    raise busy(name)
+            return _outcome(name, active, replaced, active.reason, made=False)
+        pending, kek = prepare(parts, snapshot, reason)
+        return activate(parts, name, pending, reason, kek)
+
+    with refusals_logged(parts, name):
+        return decided(name, attempt)
 
 
 def prepare(parts: Parts, snapshot: Snapshot, reason: Reason) -> tuple[KeyRecord, Kek | None]:
@@ -91,21 +88,21 @@ def prepare(parts: Parts, snapshot: Snapshot, reason: Reason) -> tuple[KeyRecord
     with parts.store.change(snapshot) as change:
         if waiting is not None:
             # Made before the leak was suspected: what has leaked may be what it was made with.
-            change.destroy(waiting, record.created_at)
-            gone = replace(waiting, state=KeyState.DESTROYED, destroyed_at=record.created_at)
+            gone = change.destroy(waiting, record.created_at)
             page.write(change, Event.KEY_WITHDRAWN, reason=reason, keys=[gone])
         change.add_key(record)
         page.write(change, Event.KEY_CREATED, reason=reason, keys=[record])
     return record, kek
 
 
-def activate(parts: Parts, name: str, record: KeyRecord, kek: Kek | None = None) -> Rotation:
+def activate(parts: Parts, name: str, record: KeyRecord, reason: Reason, kek: Kek | None = None) -> Rotation:
     """Make a stored PRE_ACTIVE version ACTIVE once every check has passed.
 
     Args:
         parts: What it is done with.
         name: The tenant.
         record: The version as it was stored, or found stored.
+        reason: Why it takes over now.
         kek: The tenant's KEK if this operation has just unwrapped it by a live call.
 
     Raises:
@@ -126,14 +123,11 @@ def activate(parts: Parts, name: str, record: KeyRecord, kek: Kek | None = None)
     after = issue.activated(snapshot, kek, record, now=now, period=issue.period(parts, snapshot))
     page = parts.ledger.page(snapshot.tenant, snapshot)
     with parts.store.change(snapshot) as change:
-        changed = [after]
-        if before is not None:
-            change.deactivate(before, now)
-            changed.insert(0, replace(before, state=KeyState.DEACTIVATED, deactivated_at=now))
+        ended = [change.deactivate(before, now)] if before is not None else []
         change.activate(after)
-        page.write(change, Event.KEY_ACTIVATED, reason=record.reason, keys=changed)
+        page.write(change, Event.KEY_ACTIVATED, reason=reason, keys=[*ended, after])
     parts.keyring.evict(name)
-    return _outcome(name, after, _version(before), made=True)
+    return _outcome(name, after, _version(before), reason, made=True)
 
 
 def usable(parts: Parts, name: str) -> Snapshot:
@@ -144,21 +138,14 @@ def usable(parts: Parts, name: str) -> Snapshot:
     return snapshot
 
 
-def busy(name: str) -> KeyStoreError:
-    """Return the error for a tenant whose records never stand still."""
-    return KeyStoreError(f"tenant {name!r} is being changed by others all the time", hint="try again")
-
-
 def _withdraw(parts: Parts, snapshot: Snapshot, record: KeyRecord, error: KeyValidationError | KeyRecordError) -> None:
     """Take a version that did not pass out of the way, unless the fault lies with the KMS key and not with it."""
     if isinstance(error, KeyValidationError) and error.check.startswith("kms-"):
         return
-    now = parts.now()
-    gone = replace(record, state=KeyState.DESTROYED, destroyed_at=now)
     page = parts.ledger.page(snapshot.tenant, snapshot)
     # Somebody else may be at it: then it is theirs to withdraw.
     with suppress(SupersededError), parts.store.change(snapshot) as change:
-        change.destroy(record, now)
+        gone = change.destroy(record, parts.now())
         page.write(change, Event.KEY_WITHDRAWN, reason=type(error).__name__, keys=[gone])
 
 
@@ -166,5 +153,5 @@ def _version(active: KeyRecord | None) -> int:
     return active.version if active is not None else 0
 
 
-def _outcome(name: str, active: KeyRecord, previous: int, *, made: bool) -> Rotation:
-    return Rotation(name, active.version, previous, active.reason, made, active.due_at)
+def _outcome(name: str, active: KeyRecord, previous: int, reason: str, *, made: bool) -> Rotation:
+    return Rotation(name, active.version, previous, reason, made, active.due_at)

@@ -15,9 +15,9 @@ from ..context import kms_context
 from ..errors import KeyStateError, KeyValidationError, KmsCorruptError, KmsDeniedError, PiiVaultError
 from ..hierarchy import Kek, active_record
 from ..keyring import kms_key
-from ..keys import KEK_PURPOSE, KeyRecord, KeyState, Purpose, Secret
+from ..keys import KEK_PURPOSE, KeyRecord, KeyState, Policy, Purpose, Secret
 from ..keystore import Snapshot
-from ..kms import KmsKeyDescription
+from ..kms import KmsKey, KmsKeyDescription
 from ..sealing import Keyset
 from .parts import Parts
 
@@ -84,9 +84,12 @@ class Examination:
         return self._unwrapped()
 
     def outcomes(self) -> list[Outcome]:
-        """Make every check that can be made, and say what each found."""
+        """Make every check that can be made, and say what each found; also whether the role asks for its ExternalId.
+
+        That is no reason not to rotate, and so none of `require`.
+        """
         found: list[Outcome] = []
-        for name, check in self._checks():
+        for name, check in [*self._checks(), ("kms-role", self._role)]:
             try:
                 found.append(Outcome(name, True, check()))
             except _NotMadeError as reason:
@@ -119,33 +122,13 @@ class Examination:
         return f"the KMS knows {self._arn}"
 
     def _enabled(self) -> str:
-        state = self._described().state
-        if state != "Enabled":
-            raise self._failed(
-                "kms-key-enabled", f"KMS key {self._arn} is {state}", "the customer enables it, or cancels its deletion"
-            )
-        return "the KMS key is enabled"
+        return _check_enabled(self._tenant, self._described())
 
     def _usage(self) -> str:
-        described = self._described()
-        if (described.usage, described.spec) != ("ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT"):
-            raise self._failed(
-                "kms-key-usage",
-                f"KMS key {self._arn} is for {described.usage} with {described.spec}",
-                "a symmetric key for ENCRYPT_DECRYPT is needed: SYMMETRIC_DEFAULT",
-            )
-        return "the KMS key is symmetric and encrypts"
+        return _check_usage(self._tenant, self._described())
 
     def _owner(self) -> str:
-        described, policy = self._described(), self._snapshot.tenant.policy
-        if (described.account, described.region) != (policy.kms_account, policy.kms_region):
-            raise self._failed(
-                "kms-key-owner",
-                f"KMS key {self._arn} belongs to account {described.account} in {described.region}, "
-                f"not to {policy.kms_account} in {policy.kms_region}",
-                "find out who changed the key's address; a tenant is moved with `pii-vault rewrap`",
-            )
-        return f"account {policy.kms_account}, region {policy.kms_region}, as expected"
+        return _check_owner(self._tenant, self._described(), self._snapshot.tenant.policy)
 
     def _unwraps(self) -> str:
         if self._kek is None:
@@ -165,6 +148,13 @@ class Examination:
             f"KMS key {self._arn} unwraps tenant {tenant.name!r}'s KEK under a wrong encryption context",
             "this is not AWS KMS, or not as it should be: do not use it",
         )
+
+    def _role(self) -> str:
+        key = kms_key(self._snapshot.tenant, self._snapshot.kek)
+        self._parts.kms.check_role(key)
+        if key.role_arn is None:
+            return "no role is assumed"
+        return f"{key.role_arn} " + ("wants its ExternalId" if key.external_id else "is assumed without an ExternalId")
 
     # What the key store says.
 
@@ -234,6 +224,10 @@ class Examination:
     # What the checks share.
 
     @property
+    def _tenant(self) -> str:
+        return self._snapshot.tenant.name
+
+    @property
     def _arn(self) -> str:
         return self._snapshot.kek.kms_key_arn
 
@@ -242,7 +236,7 @@ class Examination:
         return f"{self._record.purpose} key version {self._record.version}"
 
     def _failed(self, check: str, message: str, hint: str) -> KeyValidationError:
-        return KeyValidationError(f"tenant {self._snapshot.tenant.name!r}: {message}", check=check, hint=hint)
+        return _failure(check, self._tenant, message, hint)
 
     def _described(self) -> KmsKeyDescription:
         if self._description is None:
@@ -262,3 +256,55 @@ class Examination:
 
 class _NotMadeError(Exception):
     """A check needs what an earlier one did not get."""
+
+
+def check_kms_key(describe: Callable[[KmsKey], KmsKeyDescription], tenant: str, key: KmsKey) -> KmsKeyDescription:
+    """Refuse a KMS key that a tenant's KEK cannot be put under; return what the KMS says about it.
+
+    Raises:
+        KeyValidationError: it is not enabled, or of another kind.
+        KmsError: the KMS does not say.
+    """
+    described = describe(key)
+    _check_enabled(tenant, described)
+    _check_usage(tenant, described)
+    _check_owner(tenant, described, Policy.for_key(key.arn))
+    return described
+
+
+def _check_enabled(tenant: str, described: KmsKeyDescription) -> str:
+    if described.state != "Enabled":
+        raise _failure(
+            "kms-key-enabled",
+            tenant,
+            f"KMS key {described.arn} is {described.state}",
+            "its owner enables it, or cancels its deletion",
+        )
+    return "the KMS key is enabled"
+
+
+def _check_usage(tenant: str, described: KmsKeyDescription) -> str:
+    if (described.usage, described.spec) != ("ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT"):
+        raise _failure(
+            "kms-key-usage",
+            tenant,
+            f"KMS key {described.arn} is for {described.usage} with {described.spec}",
+            "a symmetric key for ENCRYPT_DECRYPT is needed: SYMMETRIC_DEFAULT",
+        )
+    return "the KMS key is symmetric and encrypts"
+
+
+def _check_owner(tenant: str, described: KmsKeyDescription, policy: Policy) -> str:
+    if (described.account, described.region) != (policy.kms_account, policy.kms_region):
+        raise _failure(
+            "kms-key-owner",
+            tenant,
+            f"KMS key {described.arn} belongs to account {described.account} in {described.region}, "
+            f"not to {policy.kms_account} in {policy.kms_region}",
+            "find out who changed the key's address; a tenant is moved with `pii-vault rewrap`",
+        )
+    return f"account {policy.kms_account}, region {policy.kms_region}, as expected"
+
+
+def _failure(check: str, tenant: str, message: str, hint: str) -> KeyValidationError:
+    return KeyValidationError(f"tenant {tenant!r}: {message}", check=check, hint=hint)

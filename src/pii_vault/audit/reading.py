@@ -1,0 +1,214 @@
+"""Read the audit log: what it says, whether it is what was written, and whether the key store is what it says.
+
+Verification asks the platform's KMS for each chain's first key, which nobody needs for writing: who writes the log need
+not be able to verify it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from ..chain import ChainRecord, Entry, walk
+from ..context import kms_context
+from ..errors import AuditError
+from ..keys import Secret
+from ..keystore import KeyStore, Snapshot
+from ..kms import KmsProvider
+from .facts import Replay
+from .ledger import ROOT_PURPOSE, Ledger
+
+ANCHOR_FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One entry of a tenant's audit log.
+
+    Attributes:
+        seq: Its place, from 1.
+        at: When it was written, UTC.
+        actor: Who asked.
+        event: What happened: an `Event`.
+        reason: Why, or an empty string.
+        details: The records as they were afterwards.
+    """
+
+    seq: int
+    at: datetime
+    actor: str
+    event: str
+    reason: str
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The end of a tenant's audit log at one time, to be kept where the key store's writers cannot reach it.
+
+    Attributes:
+        format: 1.
+        application: The application uid, hexadecimal.
+        tenant: The tenant's name.
+        tenant_uid: Its uid, hexadecimal.
+        seq: How many entries there were.
+        head: The MAC of the last one, hexadecimal.
+        version: The highest data-key version that there was.
+        at: When the anchor was made, UTC.
+    """
+
+    format: int
+    application: str
+    tenant: str
+    tenant_uid: str
+    seq: int
+    head: str
+    version: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the verification of a tenant's audit log found.
+
+    Attributes:
+        tenant: The tenant's name.
+        entries: How many entries there are.
+        first_bad: The place of the first entry that is not what was written there, or None.
+        problems: What is wrong, one sentence each; empty when all is in order.
+    """
+
+    tenant: str
+    entries: int
+    first_bad: int | None
+    problems: tuple[str, ...]
+
+
+def entries(store: KeyStore, tenant: str, *, after: int = 0, limit: int | None = None) -> list[LogEntry]:
+    """Return what a tenant's log says, in order. It is not verified, and no KMS is asked.
+
+    Args:
+        store: Where it is kept.
+        tenant: The tenant's name.
+        after: The place behind which to begin; 0 begins at the first entry.
+        limit: How many at most; None for all.
+    """
+    uid = store.load(tenant).tenant.identity.tenant_uid
+    return [_read(entry) for entry in store.entries(uid, after, limit)]
+
+
+class AuditLog:
+    """The audit log of one key store.
+
+    Args:
+        store: Where it is kept.
+        kms: The KMS that holds the platform's key.
+        ledger: Who writes it: it knows the platform's key and the audit key.
+    """
+
+    def __init__(self, store: KeyStore, kms: KmsProvider, ledger: Ledger) -> None:
+        self._store: Final = store
+        self._kms: Final = kms
+        self._ledger: Final = ledger
+
+    def entries(self, tenant: str, *, after: int = 0, limit: int | None = None) -> list[LogEntry]:
+        """Return what a tenant's log says, in order: as `entries`."""
+        return entries(self._store, tenant, after=after, limit=limit)
+
+    def verify(self, tenant: str, anchor: Anchor | None = None) -> Verification:
+        """Check that a tenant's log is what was written, and that the key store is what the log says.
+
+        Args:
+            tenant: The tenant's name.
+            anchor: An earlier end of the log. Only it shows that the log's newest entries were taken away, and the key
+                store put back to match.
+
+        Raises:
+            ConfigurationError: no platform key is configured.
+            KmsError: the platform's KMS does not unwrap the chain's first key.
+        """
+        snapshot = self._store.load(tenant)
+        chain = snapshot.chain
+        if chain is None:
+            return Verification(tenant, 0, None, ("there is no audit log: it begins with the tenant's next change",))
+        # What was added since the records were read is not theirs.
+        entries = self._store.entries(snapshot.tenant.identity.tenant_uid, limit=chain.seq)
+        bad, problems = self._check_chain(snapshot, chain, entries)
+        if bad is None:
+            problems += Replay(json.loads(entry.text)["details"] for entry in entries).differences(snapshot)
+        if anchor is not None:
+            problems += _check_anchor(anchor, snapshot, entries)
+        return Verification(tenant, len(entries), bad, tuple(problems))
+
+    def anchor(self, tenant: str) -> Anchor:
+        """Return the end of a tenant's log, after it was verified.
+
+        Raises:
+            AuditError: it did not pass.
+        """
+        found = self.verify(tenant)
+        if found.problems:
+            raise AuditError(
+                f"the audit log of tenant {tenant!r} is not in order: {found.problems[0]}",
+                hint=f"pii-vault audit verify {tenant} shows everything",
+            )
+        snapshot = self._store.load(tenant)
+        (last,) = self._store.entries(snapshot.tenant.identity.tenant_uid, after=found.entries - 1, limit=1)
+        return Anchor(
+            ANCHOR_FORMAT,
+            snapshot.tenant.identity.app_uid.hex(),
+            tenant,
+            snapshot.tenant.identity.tenant_uid.hex(),
+            last.seq,
+            last.mac.hex(),
+            _highest(snapshot),
+            self._ledger.now(),
+        )
+
+    def _check_chain(
+        self, snapshot: Snapshot, chain: ChainRecord, entries: list[Entry]
+    ) -> tuple[int | None, list[str]]:
+        identity = snapshot.tenant.identity
+        platform = self._ledger.platform_key
+        if chain.kms_key_arn != platform.arn:
+            return 1, [f"the chain's first key is under KMS key {chain.kms_key_arn}, not the platform's"]
+        context = kms_context(identity, ROOT_PURPOSE, 1)
+        root = Secret(self._kms.unwrap(platform, chain.root, context))
+        walked = walk(identity, root, entries)
+        if walked.first_bad is not None:
+            return walked.first_bad, [f"entry {walked.first_bad} is not what was written there"]
+        if len(entries) < chain.seq:
+            return len(entries) + 1, [f"entries {len(entries) + 1} to {chain.seq} are missing"]
+        if not self._ledger.continues(identity, chain, walked):
+            return None, ["the end of the chain does not fit its last entry: nothing can be added"]
+        return None, []
+
+
+def _read(entry: Entry) -> LogEntry:
+    said = json.loads(entry.text)
+    at = datetime.fromisoformat(said["at"])
+    return LogEntry(entry.seq, at, said["actor"], said["event"], said["reason"], said["details"])
+
+
+def _highest(snapshot: Snapshot) -> int:
+    return max((key.version for key in snapshot.data_keys), default=0)
+
+
+def _check_anchor(anchor: Anchor, snapshot: Snapshot, entries: list[Entry]) -> list[str]:
+    identity = snapshot.tenant.identity
+    if (anchor.application, anchor.tenant_uid) != (identity.app_uid.hex(), identity.tenant_uid.hex()):
+        return [f"the anchor is of another tenant or application: {anchor.tenant!r}"]
+    when = f"the anchor of {anchor.at:%Y-%m-%d %H:%M} UTC"
+    problems = []
+    if anchor.seq > len(entries):
+        problems.append(f"the log ends at entry {len(entries)}, {when} knows {anchor.seq}: it was cut off")
+    elif entries[anchor.seq - 1].mac.hex() != anchor.head:
+        problems.append(f"entry {anchor.seq} is not the one that {when} knows: the log was written anew")
+    if _highest(snapshot) < anchor.version:
+        problems.append(
+            f"the newest data key is version {_highest(snapshot)}, {when} knows {anchor.version}: "
+            "the key table was rolled back"
+        )
+    return problems

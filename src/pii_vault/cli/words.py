@@ -1,0 +1,30 @@
+"""How instants, numbers and what is not there read in tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ..keys import USE_LIMIT
+
+
+def day(when: datetime | None) -> str:
+    """Return a date, or "never"."""
+    return f"{when:%Y-%m-%d}" if when is not None else "never"
+
+
+def instant(when: datetime | None) -> str:
+    """Return a date with its time of day, or "never"."""
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC" if when is not None else "never"
+
+
+def or_none(value: object) -> str:
+    """Return a text, or "none"."""
+    return str(value) if value is not None else "none"
+
+
+def uses(count: int | None) -> str:
+    """Return how often a key was used, and how much of what it may that is."""
+    if count is None:
+        return "none"
+    share = f"{100 * count / USE_LIMIT:.1f}"
+    return f"{count:,} ({share} %)" if share != "0.0" else f"{count:,}"

@@ -1,0 +1,126 @@
+"""Re-wrap many tenants: those under one KMS key, or all; several at a time, no faster than is wished.
+
+Each tenant is a change of its own, so whoever stops half-way loses nothing, and the same call goes on where it stopped:
+what is done already is not done again.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import ConfigurationError, PiiVaultError
+from ..keystore import TenantSummary
+from ..kms import KmsKey
+from .parts import Parts
+from .rewrap import Way, rewrap
+
+WORKERS: Final = 4
+RATE: Final = 50.0
+"""Tenants a second. Each costs two requests to the KMS, whose quota serves everything else too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What came of one tenant.
+
+    Attributes:
+        tenant: Its name.
+        way: How it was done, or would be; None when it failed.
+        kms_key_arn: The KMS key that wraps its KEK now.
+        failure: Why it failed, or None; the old wrapping stays then.
+    """
+
+    tenant: str
+    way: Way | None
+    kms_key_arn: str
+    failure: str | None = None
+
+
+def rewrap_all(
+    parts: Parts,
+    to: KmsKey | None = None,
+    *,
+    under: str | None = None,
+    new_kek: bool = False,
+    reason: str = "",
+    rate: float = RATE,
+    workers: int = WORKERS,
+    dry_run: bool = False,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> list[Moved]:
+    """Re-wrap every tenant, or those whose KEK lies under one KMS key; report each.
+
+    Args:
+        parts: What it is done with.
+        to: The KMS key to put them under; None for each one's present key, whose newer material is then used.
+        under: The full ARN of the KMS key that they lie under now; None for any. Needed with `to`.
+        new_kek: Make new KEKs instead of re-encrypting the present ones.
+        reason: Why, for the audit log.
+        rate: How many tenants a second, at most.
+        workers: How many at a time; one on SQLite, which has one writer.
+        dry_run: Make the checks, and change nothing.
+        progress: Told how many tenants are done, of how many.
+
+    Raises:
+        ConfigurationError: `to` without `under`: it would put all customers under one key.
+    """
+    if to is not None and under is None:
+        raise ConfigurationError(
+            "to put all tenants under one KMS key would take every customer's key away",
+            hint="say which KMS key they are to leave: under, --from ARN",
+        )
+    if rate <= 0 or workers < 1:
+        raise ConfigurationError("a rate is above 0 tenants a second, and there is at least 1 worker")
+    tenants = [each for each in parts.store.summaries() if under in (None, each.kms_key_arn)]
+    pace = _Pace(rate)
+    # Thousands of tenants can lie under one KMS key: it is looked at once.
+    describe = functools.cache(parts.kms.describe)
+
+    def one(tenant: TenantSummary) -> Moved:
+        pace.wait()
+        try:
+            done = rewrap(parts, tenant.name, to, new_kek=new_kek, reason=reason, dry_run=dry_run, describe=describe)
+        except PiiVaultError as error:
+            return Moved(tenant.name, None, tenant.kms_key_arn or "", str(error))
+        return Moved(tenant.name, done.way, done.kms_key_arn)
+
+    progress(0, len(tenants))
+    with _pool(workers) as pool:
+        futures = [pool.submit(one, each) for each in tenants]
+        for done, _ in enumerate(as_completed(futures), 1):
+            progress(done, len(tenants))
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool to a block; however that ends, what is under way is finished, and nothing else begun."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="pii-vault-rewrap")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Pace:
+    """Lets callers pass one after another, so many a second, however many there are."""
+
+    def __init__(self, rate: float) -> None:
+        self._gap: Final = 1 / rate
+        self._lock: Final = threading.Lock()
+        self._next = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait for one's turn."""
+        with self._lock:
+            now = time.monotonic()
+            turn = max(self._next, now)
+            self._next = turn + self._gap
+        time.sleep(turn - now)

@@ -1,0 +1,1 @@
+"""What is sealed with which key version, found in the application's own tables."""
