@@ -226,9 +226,7 @@ def test_a_suspended_tenant_is_refused(build: Callable[..., World]) -> None:
         {"kek_generation": 2},
         {"algorithm": 2},
         {"purpose": "index"},
-        {"state": "deactivated"},
         {"state": "compromised"},
-        {"state": "pre_active"},
     ],
     ids=lambda values: "-".join(f"{name} {value!r:.12}" for name, value in values.items()),
 )
@@ -237,10 +235,20 @@ def test_a_changed_key_record_gives_an_error_and_no_value(build: Callable[..., W
     write(world, "sealed")
     change(world, update(keys).where(keys.c.tenant_uid == uid(world)).values(**values))
     for use in (lambda: read(world), lambda: write(world, "never")):
-        with pytest.raises((KeyRecordError, KeyStateError)):
+        with pytest.raises((KeyRecordError, KeyStateError, KeyNotFoundError)):
             use()
     with world.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM notes")).scalar_one() == 1
+
+
+@pytest.mark.parametrize("state", ["deactivated", "pre_active"])
+def test_without_an_active_key_nothing_is_sealed_and_all_opens(build: Callable[..., World], state: str) -> None:
+    world = build(ttl=0)
+    write(world, "sealed")
+    change(world, update(keys).where(keys.c.tenant_uid == uid(world)).values(state=state))
+    with pytest.raises(KeyStateError, match="tenant 'acme' has no active data key"):
+        write(world, "never")
+    assert read(world) == ["sealed"]
 
 
 @pytest.mark.parametrize(
