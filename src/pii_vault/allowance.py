@@ -30,15 +30,17 @@ class Allowance:
         version: The data key's version.
         ivs: Gives a fresh IV, 12 bytes from the kernel, for each use that is spent, and ends when nothing is left.
             Iterators in C do the counting: it costs next to nothing, and the interpreter lets no two threads into it.
+        counted: How often the key was used, by everybody, when the key store was last asked.
         owed: How many uses were granted without having been counted, because the key store could not be written.
         tried_until: Until when, in seconds of a monotonic clock, a grant that is not urgent need not be tried again.
         lock: Held by the one who asks for more.
     """
 
-    __slots__ = ("_granted", "_left", "_next", "ivs", "lock", "owed", "tried_until", "version")
+    __slots__ = ("_granted", "_left", "_next", "counted", "ivs", "lock", "owed", "tried_until", "version")
 
     def __init__(self, version: int) -> None:
         self.version: Final = version
+        self.counted = 0
         self.owed = 0
         self._next = FIRST
         self.tried_until = 0.0

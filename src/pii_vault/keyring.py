@@ -286,7 +286,7 @@ class Keyring:
             ended=ended(snapshot.keys, Purpose.DATA),
             deadline=sent + self._lifetime,
             wall_deadline=sent_wall + self._lifetime,
-            allowance=self._metering.allowance(tenant.identity, active),
+            allowance=self._metering.allowance(tenant.identity, active, record.reserved if record is not None else 0),
         )
 
     def _never_backwards(self, tenant: TenantRecord, version: int) -> None:

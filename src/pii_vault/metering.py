@@ -3,7 +3,8 @@
 The promise: all processes together seal no more values with a data key than the key store has counted, and it counts no
 more than 2^32. The one exception has a bound and is made up for: while the key store cannot be written (it is down, or
 it is SQLite and the application's own transaction is writing), a process may go on for `OVERRUN` uses, which it reports
-as soon as it can. Only a process that dies before that leaves them uncounted.
+as soon as it can. Only a process that dies before that leaves them uncounted. A key that is due because it was used too
+often allows no such exception.
 """
 
 from __future__ import annotations
@@ -50,10 +51,18 @@ class Metering:
         self._allowances: dict[tuple[bytes, int], Allowance] = {}
         self._warned: set[tuple[bytes, int]] = set()
 
-    def allowance(self, identity: Identity, version: int) -> Allowance:
-        """Return this process's allowance of a data key: one, however often the key is loaded."""
+    def allowance(self, identity: Identity, version: int, counted: int = 0) -> Allowance:
+        """Return this process's allowance of a data key: one, however often the key is loaded.
+
+        Args:
+            identity: Whose key it is.
+            version: Which one.
+            counted: How often it was used, as its record says.
+        """
         with self._lock:
-            return self._allowances.setdefault((identity.tenant_uid, version), Allowance(version))
+            found = self._allowances.setdefault((identity.tenant_uid, version), Allowance(version))
+        found.counted = max(found.counted, counted)
+        return found
 
     def provide(self, tenant: str, identity: Identity, allowance: Allowance, need: int) -> None:
         """Make sure that `need` more values may be sealed; with 0 only ask for more where that is due.
@@ -71,15 +80,13 @@ class Metering:
                 return
             try:
                 self._reserve(tenant, identity, allowance, need)
-            except KeyLimitError:
-                if not spare:
-                    raise
-            except KeyStoreError:
-                if not spare:
-                    self._overrun(tenant, allowance, need)
-            else:
                 return
-            allowance.tried_until = self._monotonic() + AGAIN_SECONDS
+            except (KeyLimitError, KeyStoreError) as error:
+                allowance.tried_until = self._monotonic() + AGAIN_SECONDS
+                if not spare:
+                    if isinstance(error, KeyLimitError):
+                        raise
+                    self._overrun(tenant, allowance, need)
 
     def settle(self) -> None:
         """Report what is owed, if the key store can be written."""
@@ -95,8 +102,16 @@ class Metering:
 
     def _reserve(self, tenant: str, identity: Identity, allowance: Allowance, need: int) -> None:
         count = allowance.size(need)
-        total = self._store.reserve(identity.tenant_uid, allowance.version, count + allowance.owed)
-        allowance.owed = 0
+        patient = allowance.counted >= USE_ROTATE  # nothing goes uncounted then
+        try:
+            total = self._store.reserve(identity.tenant_uid, allowance.version, count + allowance.owed, patient=patient)
+        except KeyLimitError:
+            if not need:
+                raise
+            # The last uses of a key are given one by one.
+            count = need
+            total = self._store.reserve(identity.tenant_uid, allowance.version, count + allowance.owed, patient=patient)
+        allowance.owed, allowance.counted = 0, total
         allowance.grant(count)
         key = (identity.tenant_uid, allowance.version)
         if total >= USE_WARN and key not in self._warned:
@@ -112,7 +127,7 @@ class Metering:
 
     def _overrun(self, tenant: str, allowance: Allowance, need: int) -> None:
         count = allowance.size(need)
-        if allowance.owed + count > OVERRUN:
+        if allowance.counted >= USE_ROTATE or allowance.owed + count > OVERRUN:
             raise KeyLimitError(
                 f"the use of data key version {allowance.version} of tenant {tenant!r} cannot be counted: "
                 f"the key store cannot be written, and {allowance.owed} values were sealed without it",

@@ -22,6 +22,7 @@ import pii_vault.keyring
 from pii_vault import EncryptedString, LocalKms, Vault
 from pii_vault.errors import UnsupportedOperationError
 from pii_vault.keystore.upgrade import upgrade
+from pii_vault.kms import KmsKey
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -144,22 +145,30 @@ def test_the_kms_is_asked_when_the_page_says(
 ) -> None:
     now = [1000.0]
     clock = pii_vault.keyring.Clock(lambda: now[0], lambda: now[0])
-    vault = Vault(postgres_url, kms=strict_kms.provider(), clock=clock)
-    other = Vault(postgres_url, kms=strict_kms.provider(), clock=clock)
-    each_time = Vault(postgres_url, kms=strict_kms.provider(), clock=clock, ttl=0)
+    platform = strict_kms.platform_key()
+
+    def make(**options: Any) -> Vault:
+        return Vault(postgres_url, kms=strict_kms.provider(), platform_key=platform, clock=clock, **options)
+
+    vault, other, each_time = make(), make(), make(ttl=0)
     vault.create_all()
     engine = make_engine(postgres_url)
     vault.attach(engine)
     OwnBase.metadata.create_all(engine)
-    key = strict_kms.customer_key()
+    key, another = strict_kms.customer_key(), strict_kms.customer_key()
 
     def asked(work: Call) -> dict[str, int]:
         with strict_kms.counting() as calls:
             work()
-        return _by_operation(calls)
+        return _by_operation(calls, without=platform)
 
-    def register() -> None:
-        vault.add_tenant("acme", key=key.arn, role_arn=key.role_arn, external_id=key.external_id)
+    def asked_of_the_platform(work: Call) -> dict[str, int]:
+        with strict_kms.counting() as calls:
+            work()
+        return _by_operation(calls, key=platform)
+
+    def register(name: str = "acme", key: KmsKey = key) -> None:
+        vault.add_tenant(name, key=key.arn, role_arn=key.role_arn, external_id=key.external_id)
 
     def write(body: str) -> None:
         with engine.begin() as connection:
@@ -176,7 +185,10 @@ def test_the_kms_is_asked_when_the_page_says(
 
         return enter
 
-    assert asked(register) == {"AssumeRole": 1, "GenerateDataKey": 2, "Decrypt": 1}
+    # One AssumeRole is the one that must be refused.
+    new_tenant = {"AssumeRole": 2, "GenerateDataKey": 2, "Decrypt": 3, "DescribeKey": 1}
+    assert asked(register) == new_tenant
+    assert asked_of_the_platform(lambda: register("glob", another)) == {"GenerateDataKey": 1}
     assert asked(register) == {}
     assert asked(scope(vault)) == {"Decrypt": 1}
     assert asked(scope(vault)) == {}
@@ -187,7 +199,7 @@ def test_the_kms_is_asked_when_the_page_says(
         now[0] += 301
         assert asked(lambda: [write("c"), read()]) == {"Decrypt": 1}
     assert asked(scope(other)) == {"AssumeRole": 1, "Decrypt": 1}
-    assert asked(lambda: vault.rotate("acme")) == {"Decrypt": 1, "GenerateDataKey": 1}
+    assert asked(lambda: vault.rotate("acme")) == {"GenerateDataKey": 1, "Decrypt": 2, "DescribeKey": 1}
     assert asked(scope(vault)) == {"Decrypt": 1}
     with vault.tenant("acme"):
         write("sealed with version 2")
@@ -196,10 +208,20 @@ def test_the_kms_is_asked_when_the_page_says(
     with other.tenant("acme"), reader.connect() as connection:
         assert asked(lambda: connection.scalars(select(Note.__table__.c.body)).all()) == {"Decrypt": 1}
         assert asked(lambda: connection.scalars(select(Note.__table__.c.body)).all()) == {}
+    assert asked(vault.rotate_due) == {}
+    assert asked(lambda: vault.validate("acme")) == {"AssumeRole": 1, "Decrypt": 2, "DescribeKey": 1}
+    strict_kms.rotate(key.arn)
+    assert asked(lambda: vault.rewrap("acme")) == {"DescribeKey": 1, "ReEncrypt": 2}
+    renewed = {"DescribeKey": 1, "GenerateDataKey": 1, "Decrypt": 2}
+    assert asked(lambda: vault.rewrap("acme", new_kek=True)) == renewed
+    assert asked(lambda: vault.set_rotation("glob", follows_kms=True)) == {"GetKeyRotationStatus": 1}
+    assert asked(vault.rotate_due) == {"GetKeyRotationStatus": 1, "DescribeKey": 1}
+    assert asked(lambda: [vault.suspend("acme"), vault.resume("acme"), vault.deactivate("acme")]) == {}
+    assert asked_of_the_platform(lambda: vault.audit.verify("acme")) == {"Decrypt": 1}
     for each in (vault, other, each_time):
         each.close()
 
 
-def _by_operation(calls: Counter) -> dict[str, int]:
-    names = {call.operation for call in calls.calls}
-    return {name: calls.count(name) for name in names}
+def _by_operation(calls: Counter, key: str | None = None, without: str | None = None) -> dict[str, int]:
+    found = [call.operation for call in calls.calls if key in (None, call.key) and call.key != without]
+    return {name: found.count(name) for name in found}

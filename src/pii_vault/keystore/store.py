@@ -8,7 +8,7 @@ without the customer's KMS learns names, addresses and dates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -164,15 +164,21 @@ class KeyStore:
                 raise SupersededError
             yield Change(connection, uid)
 
-    def reserve(self, tenant_uid: bytes, version: int, count: int) -> int:
+    def reserve(self, tenant_uid: bytes, version: int, count: int, *, patient: bool = False) -> int:
         """Count `count` values as sealed with a data key, before they are; return how many are now counted.
 
         One statement, and no other transaction waits for it long: processes together cannot pass the limit.
 
+        Args:
+            tenant_uid: Whose key it is.
+            version: Which one.
+            count: How many values.
+            patient: Whether to wait, on SQLite, for whoever is writing. It may be the caller's own transaction, which
+                would wait for itself.
+
         Raises:
             KeyLimitError: the key would be used more often than `USE_LIMIT` times; nothing is counted.
-            KeyStoreError: the key store cannot be written now. On SQLite this is known at once: whoever writes may be
-                the caller's own transaction, which would wait for itself.
+            KeyStoreError: the key store cannot be written now.
         """
         mine = (
             key_use.c.tenant_uid == tenant_uid,
@@ -181,8 +187,11 @@ class KeyStore:
             key_use.c.reserved + count <= USE_LIMIT,
         )
         statement = update(key_use).where(*mine).values(reserved=key_use.c.reserved + count)
-        with self._transaction() as connection, _impatient(connection):
-            total = connection.scalar(statement.returning(key_use.c.reserved))
+        try:
+            with self._transaction() as connection, nullcontext() if patient else _impatient(connection):
+                total = connection.scalar(statement.returning(key_use.c.reserved))
+        except IntegrityError:
+            raise KeyStoreError("the key store refuses to count uses", hint="look at its triggers") from None
         if total is None:
             raise KeyLimitError(
                 f"data key version {version} has sealed as many values as it may: {USE_LIMIT}",

@@ -59,11 +59,14 @@ def rotate(parts: Parts, name: str, reason: Reason, *, instead_of: int | None = 
         KeyValidationError, KeyRecordError: the new version did not pass a check; it is withdrawn.
         KmsError: the KMS refuses or does not answer; the present version stays ACTIVE.
     """
-    replaced = instead_of if instead_of is not None else _version(usable(parts, name).active)
+    replaced = instead_of
 
     def attempt() -> Rotation:
+        nonlocal replaced
         snapshot = usable(parts, name)
         active = snapshot.active
+        if replaced is None:
+            replaced = _version(active)
         if active is not None and active.version != replaced:
             return _outcome(name, active, replaced, active.reason, made=False)
         pending, kek = prepare(parts, snapshot, reason)
