@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from typing import Annotated
 
@@ -145,8 +146,8 @@ def rotate(
             ("tenant", "would be" if dry_run else "what", "why", "version", "due"),
             [(each.tenant, each.step, each.reason, str(each.version or "none"), day(each.due_at)) for each in told],
         )
-        if not told:
-            print("nothing is due")
+        if not told and sys.stdout.isatty():
+            print("nothing is due")  # not into a pipe: cron mails what is printed
     if denied_together(found):
         output.say(f"{len(failed)} customers refuse at once: look at our own role and its permissions first")
     if failed:
