@@ -6,7 +6,6 @@ what is done already is not done again.
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Final
 
 from ..errors import ConfigurationError, PiiVaultError
 from ..keystore import TenantSummary
-from ..kms import KmsKey
+from ..kms import KmsKey, KmsKeyDescription
 from .parts import Parts
 from .rewrap import Way, rewrap
 
@@ -80,8 +79,7 @@ def rewrap_all(
         raise ConfigurationError("a rate is above 0 tenants a second, and there is at least 1 worker")
     tenants = [each for each in parts.store.summaries() if under in (None, each.kms_key_arn)]
     pace = _Pace(rate)
-    # Thousands of tenants can lie under one KMS key: it is looked at once.
-    describe = functools.cache(parts.kms.describe)
+    describe = _Once(parts.kms.describe)
 
     def one(tenant: TenantSummary) -> Moved:
         pace.wait()
@@ -107,6 +105,22 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class _Once:
+    """Asks about each KMS key once: thousands of tenants can lie under one."""
+
+    def __init__(self, describe: Callable[[KmsKey], KmsKeyDescription]) -> None:
+        self._describe: Final = describe
+        self._locks: Final[dict[KmsKey, threading.Lock]] = {}
+        self._known: Final[dict[KmsKey, KmsKeyDescription]] = {}
+
+    def __call__(self, key: KmsKey) -> KmsKeyDescription:
+        """Return what the KMS says about a key, or said when it was asked first."""
+        with self._locks.setdefault(key, threading.Lock()):
+            if key not in self._known:
+                self._known[key] = self._describe(key)
+            return self._known[key]
 
 
 class _Pace:

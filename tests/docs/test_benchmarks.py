@@ -1,0 +1,28 @@
+"""The benchmark of rotations, run small: what it counts must not depend on how much there is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_a_rotation_costs_the_same_whatever_there_is_and_touches_no_row() -> None:
+    sizes = ["--rows", "300", "--versions", "5", "--tenants", "6"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "rotation.py"), "--json", *sizes],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["kms_calls"] == {"Decrypt": 2, "DescribeKey": 1, "GenerateDataKey": 1}
+    assert figures["kms_calls_1_version"] == figures["kms_calls_5_versions"] == 4
+    assert figures["kms_calls_5_versions_scope"] == 1
+    assert figures["statements_1_row"] == figures["statements_300_rows"] == figures["statements_5_versions"]
+    assert figures["rows_touched"] == 0
+    assert figures["rewrap_kms_calls"] == {"DescribeKey": 1, "ReEncrypt": 12}
