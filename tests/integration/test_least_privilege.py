@@ -1,0 +1,116 @@
+"""What the database roles need, as docs/security.md says, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, String, create_engine, event, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.support.world import World, make_world
+
+from pii_vault import EncryptedString, Vault
+from pii_vault.errors import KeyLimitError, KeyStoreError
+
+TABLES = "SELECT tablename FROM pg_tables WHERE tablename LIKE 'pii\\_vault\\_%'"  # with the underscores of their names
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Person(Base):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(30))
+    email: Mapped[str] = mapped_column(EncryptedString())
+
+
+@pytest.fixture
+def world(postgres_url: str, tmp_path: Path, make_engine: Callable[..., Engine]) -> World:
+    return make_world(postgres_url, tmp_path, make_engine, Base.metadata)
+
+
+@pytest.fixture
+def as_role(world: World) -> Iterator[Callable[..., Engine]]:
+    """Engines whose connections act as a role with these rights on the key store, and all on the application's tables."""
+    roles, engines = [], []
+
+    def make(*grants: str) -> Engine:
+        role = f"least_{world.engine.url.database}_{len(roles)}"
+        roles.append(role)
+        with world.engine.begin() as connection:
+            connection.exec_driver_sql(f'CREATE ROLE "{role}"')
+            connection.exec_driver_sql(f'GRANT ALL ON people, people_id_seq TO "{role}"')
+            names = ", ".join(connection.scalars(text(TABLES)))
+            for grant in grants:
+                connection.exec_driver_sql(f'GRANT {grant.format(tables=names)} TO "{role}"')
+        engine = create_engine(world.url)
+
+        @event.listens_for(engine, "connect")
+        def become(connection: Any, _record: Any) -> None:
+            connection.execute(f'SET ROLE "{role}"')
+            connection.commit()
+
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.dispose()
+    with world.engine.begin() as connection:
+        for role in roles:
+            connection.exec_driver_sql(f'DROP OWNED BY "{role}"')
+            connection.exec_driver_sql(f'DROP ROLE "{role}"')
+
+
+def application(world: World, engine: Engine) -> Vault:
+    vault = Vault(engine, kms=world.kms)
+    vault.attach(engine, tenant_column="tenant_id")
+    return vault
+
+
+def test_an_application_that_reads_needs_only_select(world: World, as_role: Callable[..., Engine]) -> None:
+    with world.session() as session:
+        session.add(Person(email="ada@example.com"))
+    engine = as_role("SELECT ON {tables}")
+    vault = application(world, engine)
+    with vault.tenant("acme"), Session(engine) as session:
+        assert session.scalars(select(Person.email)).all() == ["ada@example.com"]
+
+
+def test_an_application_that_writes_needs_to_count_besides(world: World, as_role: Callable[..., Engine]) -> None:
+    engine = as_role("SELECT ON {tables}", "UPDATE ON pii_vault_key_use")
+    vault = application(world, engine)
+    with vault.tenant("acme"), Session(engine) as session, session.begin():
+        session.add_all(Person(tenant_id="acme", email=f"{number}@example.com") for number in range(3000))
+    with pytest.raises(KeyStoreError, match="InsufficientPrivilege"):
+        vault.rotate("acme")
+
+
+def test_without_the_right_to_count_an_application_seals_a_bounded_number(
+    world: World, as_role: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pii_vault.metering.OVERRUN", 2000)
+    engine = as_role("SELECT ON {tables}")
+    vault = application(world, engine)
+    people = [{"tenant_id": "acme", "email": "a"}] * 3000
+    with vault.tenant("acme"), engine.connect() as connection, pytest.raises(KeyLimitError, match="cannot be counted"):
+        connection.execute(Person.__table__.insert(), people)  # type: ignore[attr-defined]
+
+
+def test_what_changes_keys_needs_to_insert_and_update_and_not_to_delete(
+    world: World, as_role: Callable[..., Engine]
+) -> None:
+    engine = as_role("SELECT, INSERT, UPDATE ON {tables}")
+    vault = Vault(engine, kms=world.kms)
+    vault.add_tenant("new", key=world.kms.create_key())
+    assert vault.rotate("new").version == 2
+    vault.rewrap("new", to=world.kms.create_key())
+    vault.rewrap("new", new_kek=True)
+    vault.suspend("new")
+    vault.resume("new")
+    vault.compromise("new", 1)
+    assert vault.audit.verify("new").problems == ()
