@@ -35,7 +35,7 @@ def world(postgres_url: str, tmp_path: Path, make_engine: Callable[..., Engine])
 
 @pytest.fixture
 def as_role(world: World) -> Iterator[Callable[..., Engine]]:
-    """Engines whose connections act as a role with these rights on the key store, and all on the application's tables."""
+    """Engines whose connections act as a role with these rights on the key store, and all on the application's."""
     roles, engines = [], []
 
     def make(*grants: str) -> Engine:

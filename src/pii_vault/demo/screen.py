@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ..audit.reading import LogEntry
 from ..encoding import REGISTRY
 from ..envelope import HEADER_BYTES, IV_BYTES, TAG_BYTES, parse
 from ..errors import PiiVaultError
@@ -104,6 +105,15 @@ class Screen:
         table.add_column("\nemail, as the application gets it")
         for number, tenant, keyset, version, email in rows:
             table.add_row(str(number), tenant, keyset.hex(" "), version.hex(" "), email)
+        self._indented(table)
+
+    def log(self, entries: Iterable[LogEntry]) -> None:
+        """Show a tenant's audit log."""
+        table = Table.grid(padding=(0, 2))
+        for each in entries:
+            keys = each.details.get("keys", ())
+            states = ", ".join(f"version {key['version']} {key['state']}" for key in keys)
+            table.add_row(Text(str(each.seq), style="dim"), Text(each.event, style="bold"), each.reason, states)
         self._indented(table)
 
     def attempt(self, what: str, refusal: PiiVaultError | None) -> None:

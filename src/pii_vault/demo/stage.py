@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ..errors import ConfigurationError, KeyStoreError
@@ -47,6 +47,18 @@ class Database:
     engine: Engine
     name: str
     stored_bytes: Callable[[], bytes]
+
+    @contextmanager
+    def past_triggers(self, table: str) -> Iterator[Connection]:
+        """Give a transaction in which a table can be changed against its triggers, as its owner can."""
+        with self.engine.begin() as connection:
+            if self.engine.dialect.name == "sqlite":
+                query = text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table")
+                for name in connection.scalars(query, {"table": table}).all():
+                    connection.exec_driver_sql(f'DROP TRIGGER "{name}"')
+            else:
+                connection.exec_driver_sql(f'ALTER TABLE "{table}" DISABLE TRIGGER USER')
+            yield connection
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _POLL: Final = 0.05
 
 
 class Story:
-    """The demo's six steps.
+    """The demo's seven steps.
 
     Args:
         stage: Where it plays.
@@ -55,6 +55,7 @@ class Story:
         self._rotation()
         self._other_tenant()
         self._dark_and_light()
+        self._proof()
         self._screen.closing()
 
     def _two_customers(self) -> None:
@@ -136,6 +137,21 @@ class Story:
         self._screen.claim(
             people == [PEOPLE["globex"][0][0]],
             f"Readable again after {time.monotonic() - enabled:.1f} s, without a restart: {', '.join(people)}.",
+        )
+
+    def _proof(self) -> None:
+        self._screen.step("acme's security officer wants proof. Every change of a key stands in a chained log.")
+        log = self._vault.audit.entries("acme")
+        self._screen.log(log[-3:])
+        in_order = self._vault.audit.verify("acme")
+        forged = log[-1].seq
+        with self._stage.database.past_triggers("pii_vault_audit") as connection:
+            edit = text("UPDATE pii_vault_audit SET entry = replace(entry, :ours, :theirs) WHERE seq = :seq")
+            connection.execute(edit, {"ours": '"forced"', "theirs": '"scheduled"', "seq": forged})
+        found = self._vault.audit.verify("acme")
+        self._screen.claim(
+            not in_order.problems and in_order.entries == forged and found.first_bad == forged,
+            f"Verified. Then the owner of the database edits one: {found.problems[0]}.",
         )
 
     def _write(self, tenant: str, *people: tuple[str, str, date]) -> None:
