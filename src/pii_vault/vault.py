@@ -240,6 +240,7 @@ class Vault:
         under: str | None = None,
         to: str | None = None,
         new_kek: bool = False,
+        shared_key: bool = False,
         reason: str = "",
         rate: float = rewrap_all.RATE,
         workers: int = rewrap_all.WORKERS,
@@ -252,6 +253,7 @@ class Vault:
             under: The full ARN of the KMS key that they lie under now; None for any.
             to: The full ARN of the KMS key to put them under, without a role; None for each one's present key.
             new_kek: Make new key-encryption keys instead of re-encrypting the present ones.
+            shared_key: Whether several tenants may have that KMS key; the platform's they may.
             reason: Why, for the audit log.
             rate: How many tenants a second, at most.
             workers: How many at a time; one on SQLite.
@@ -263,6 +265,7 @@ class Vault:
             KmsKey(to) if to is not None else None,
             under=under,
             new_kek=new_kek,
+            shared_key=shared_key,
             reason=reason,
             rate=rate,
             workers=workers,

@@ -314,6 +314,33 @@ def test_the_check_refuses_what_unwrap_refuses(bench: Bench) -> None:
         assert (error.code, error.operation, str(error)) == (real.value.code, "Decrypt", str(real.value))
 
 
+def test_a_re_wrap_that_would_work_passes_its_check_and_wraps_nothing(bench: Bench) -> None:
+    source, destination = bench.pair()
+    blob = bench.provider.generate(source, CONTEXT).wrapped.blob
+    for to in (destination, source):
+        bench.provider.check_rewrap(source, to, blob, CONTEXT)
+    assert bench.provider.unwrap(source, blob, CONTEXT)
+
+
+def test_the_check_refuses_what_a_re_wrap_refuses(bench: Bench) -> None:
+    source, destination = bench.pair()
+    blob = bench.provider.generate(source, CONTEXT).wrapped.blob
+    changed = blob[:-1] + bytes([blob[-1] ^ 1])
+
+    def refused_alike(*case: object) -> None:
+        with pytest.raises(KmsError) as real:
+            bench.provider.rewrap(*case)  # type: ignore[arg-type]
+        error = refusal(type(real.value), lambda: bench.provider.check_rewrap(*case))  # type: ignore[arg-type]
+        assert (error.code, error.operation, str(error)) == (real.value.code, "ReEncrypt", str(real.value))
+
+    for case in ((source, destination, changed, CONTEXT), (source, destination, blob, {}), (destination, source, blob)):
+        refused_alike(*case, *([CONTEXT] if len(case) == 3 else []))
+    bench.disable(destination)
+    refused_alike(source, destination, blob, CONTEXT)
+    bench.disable(source)
+    refused_alike(source, source, blob, CONTEXT)
+
+
 def test_a_key_rotates_as_often_as_its_owner_says(bench: Bench) -> None:
     key = bench.key()
     assert bench.provider.rotation_period(key) is None
@@ -360,6 +387,14 @@ def test_the_platform_key_is_used_without_a_role(bench: Bench) -> None:
     generated = bench.provider.generate(key, CONTEXT)
     assert bench.provider.unwrap(key, generated.wrapped.blob, CONTEXT) == generated.plaintext
     assert bench.provider.describe(key).state == "Enabled"
+
+
+def test_a_role_that_asks_for_its_external_id_passes_the_check_in_every_state_of_its_key(bench: Bench) -> None:
+    for key in (bench.key(), *bench.pair(), bench.platform_key(), bench.missing()):
+        bench.provider.check_role(key)
+    closed = bench.key()
+    bench.disable(closed)
+    bench.provider.check_role(closed)
 
 
 def test_describe_says_what_the_key_is(bench: Bench) -> None:

@@ -15,7 +15,8 @@ rotation       ``kms:GenerateDataKey``, ``kms:Decrypt`` and ``kms:DescribeKey`` 
                ``kms:GetKeyRotationStatus`` too, for a tenant whose period is that of its KMS key.
 re-wrap        ``kms:ReEncryptFrom`` on the old key and ``kms:ReEncryptTo`` on the new one, for the old key's role.
                ``kms:ReEncryptFrom`` and ``kms:ReEncryptTo`` on the new key for the new key's role, to prove the
-               new wrap without a plaintext; the condition ``kms:ReEncryptOnSameKey`` may stand at both.
+               new wrap without a plaintext; the condition ``kms:ReEncryptOnSameKey`` may stand at both. And
+               ``kms:DescribeKey`` on the new key.
 validation     ``kms:DescribeKey`` and ``kms:Decrypt``; a dry run needs no other.
 with a role    ``sts:AssumeRole`` on it, for our own identity; the role's trust policy names that and the ExternalId.
 =============  ================================================================================================
@@ -202,6 +203,24 @@ class AwsKms:
         Raises:
             KmsConfigurationError: also for keys in two regions, which no KMS endpoint can serve.
         """
+        answer = self._call("ReEncrypt", source, self._re_encrypt(source, destination, blob, context), destination)
+        check_key(answer, "SourceKeyId", "ReEncrypt", key_address(source))
+        return wrapped(answer, "ReEncrypt", key_address(destination), material="DestinationKeyMaterialId")
+
+    def check_rewrap(self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
+        """Raise what `rewrap` would raise, for whatever reason; nothing is wrapped.
+
+        IAM: as for `rewrap`.
+        """
+        send = self._re_encrypt(source, destination, blob, context, DryRun=True)
+        if not self._call(
+            "ReEncrypt", source, lambda client: _would_succeed("ReEncrypt", lambda: send(client)), destination
+        ):
+            raise unexpected("the answer to a dry run is a real one", "ReEncrypt", key_address(source))
+
+    def _re_encrypt(
+        self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str], **more: object
+    ) -> Callable[[_Client], Answer]:
         old, new = key_address(source), key_address(destination)
         if (old.partition, old.region) != (new.partition, new.region):
             raise KmsConfigurationError(
@@ -211,19 +230,14 @@ class AwsKms:
                 hint="make a new key-encryption key under the new KMS key, or use a multi-Region replica",
             )
         check_blob(blob, "ReEncrypt", old)
-        answer = self._call(
-            "ReEncrypt",
-            source,
-            lambda client: client.re_encrypt(
-                CiphertextBlob=blob,
-                SourceKeyId=source.arn,
-                SourceEncryptionContext=dict(context),
-                DestinationKeyId=destination.arn,
-                DestinationEncryptionContext=dict(context),
-            ),
+        return lambda client: client.re_encrypt(
+            CiphertextBlob=blob,
+            SourceKeyId=source.arn,
+            SourceEncryptionContext=dict(context),
+            DestinationKeyId=destination.arn,
+            DestinationEncryptionContext=dict(context),
+            **more,
         )
-        check_key(answer, "SourceKeyId", "ReEncrypt", old)
-        return wrapped(answer, "ReEncrypt", new, material="DestinationKeyMaterialId")
 
     def describe(self, key: KmsKey) -> KmsKeyDescription:
         """Return what the KMS says about `key`; it proves that the key exists and that we may look at it.
@@ -248,7 +262,7 @@ class AwsKms:
         address = key_address(key)
         check_blob(blob, "Decrypt", address)
         request = {"KeyId": key.arn, "CiphertextBlob": blob, "EncryptionContext": dict(context), "DryRun": True}
-        if not self._call("Decrypt", key, lambda client: _would_succeed(lambda: client.decrypt(**request))):
+        if not self._call("Decrypt", key, lambda client: _would_succeed("Decrypt", lambda: client.decrypt(**request))):
             raise unexpected("the answer to a dry run is a real one", "Decrypt", address)
 
     def rotation_period(self, key: KmsKey) -> timedelta | None:
@@ -281,7 +295,7 @@ class AwsKms:
             return
         without = KmsKey(key.arn, key.role_arn)
         try:
-            self._assumed("AssumeRole", without)
+            self._tried(lambda: self._assumed("DescribeKey", without))
         except KmsDeniedError:
             return
         raise KmsConfigurationError(
@@ -299,27 +313,33 @@ class AwsKms:
         """
         key_address(key)
 
-    def _call(self, operation: str, key: KmsKey, send: Callable[[_Client], ResultT]) -> ResultT:
+    def _call(
+        self, operation: str, key: KmsKey, send: Callable[[_Client], ResultT], other: KmsKey | None = None
+    ) -> ResultT:
+        named = key.arn if other in (None, key) else f"{key.arn} to {other.arn}"
+        return self._tried(lambda: self._call_once(operation, key, send, named))
+
+    def _tried(self, call: Callable[[], ResultT]) -> ResultT:
         # botocore's own retries are off: they take LimitExceededException for a throttle, and they cannot
         # know which of our classes may be tried again.
         for attempt in range(1, self._attempts):
             try:
-                return self._call_once(operation, key, send)
+                return call()
             except KmsUnavailableError:
                 self._sleep(random.uniform(0, min(1.0, 0.1 * 2**attempt)))  # noqa: S311 - jitter, no secret
-        return self._call_once(operation, key, send)
+        return call()
 
-    def _call_once(self, operation: str, key: KmsKey, send: Callable[[_Client], ResultT]) -> ResultT:
+    def _call_once(self, operation: str, key: KmsKey, send: Callable[[_Client], ResultT], named: str) -> ResultT:
         identity = ClientKey(key_address(key).region, key.role_arn, key.external_id)
         try:
             client = self._client(operation, key, identity)
-            return translated(operation, key.arn, lambda: send(client))
+            return translated(operation, named, lambda: send(client))
         except KmsCredentialsError:
             # Once more with fresh ones: ours may have been rotated, the assumed ones may have ended early.
             self._clients.drop(identity)
             self._forget_own_session()
         client = self._client(operation, key, identity)
-        return translated(operation, key.arn, lambda: send(client))
+        return translated(operation, named, lambda: send(client))
 
     def _client(self, operation: str, key: KmsKey, identity: ClientKey) -> _Client:
         def make() -> Lease[_Client]:
@@ -427,8 +447,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _would_succeed(dry_run: Callable[[], Answer]) -> bool:
-    """Tell whether a dry run of Decrypt was answered as one that would succeed; a refusal is raised."""
+def _would_succeed(operation: str, dry_run: Callable[[], Answer]) -> bool:
+    """Tell whether a dry run was answered as one that would succeed; a refusal is raised."""
     from botocore.exceptions import ClientError
 
     try:
@@ -436,7 +456,7 @@ def _would_succeed(dry_run: Callable[[], Answer]) -> bool:
     except ClientError as error:
         # The operation too: botocore may have refreshed our own credentials on the way, by another call.
         answered = (error.operation_name, error.response.get("Error", {}).get("Code"))
-        if answered == ("Decrypt", "DryRunOperationException"):
+        if answered == (operation, "DryRunOperationException"):
             return True
         raise
     return False

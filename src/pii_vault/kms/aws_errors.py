@@ -139,6 +139,13 @@ _TABLE: Final[tuple[tuple[frozenset[str], type[KmsError]], ...]] = (
 # Multi-Region keys answer "<arn> is creating." or "<arn> is updating." for a moment; nothing was taken away.
 _PASSING_STATE: Final = re.compile(r"\b(creating|updating)\b", re.IGNORECASE)
 
+# Of AWS's message no more than an action and a key's address: the rest may quote parameters.
+_LACKING: Final = re.compile(
+    r"not authorized to perform: (kms:[A-Za-z]{1,40}) on resource: "
+    r"(arn:[a-z-]{3,20}:kms:[a-z0-9-]{1,30}:\d{12}:key/[\w-]{1,64})",
+    re.ASCII,
+)
+
 _CODE_HINTS: Final[dict[tuple[str, type[KmsError]], str]] = {
     ("DisabledException", KmsDeniedError): "the key is disabled: its owner can enable it again",
     ("KMSInvalidStateException", KmsDeniedError): (
@@ -242,4 +249,10 @@ def kms_error(
         found = KmsCredentialsError
     failed = f"{operation} with KMS key {arn}" if step is None else f"{step} for {operation} with KMS key {arn}"
     hint = _CODE_HINTS.get((code, found), _CLASS_HINTS[found])
+    lacking = _LACKING.search(message) if code == "AccessDeniedException" else None
+    if lacking is not None:
+        hint = (
+            f"{lacking[1]} on {lacking[2]} is not granted: its key policy says who may, and from another account the "
+            "role's own policy has to say so too"
+        )
     return found(f"{failed} failed: {code}", code=code, operation=operation, hint=hint)

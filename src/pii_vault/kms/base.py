@@ -122,6 +122,10 @@ class KmsLifecycle(KmsProvider, Protocol):
         """
         ...
 
+    def check_rewrap(self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
+        """Raise what `rewrap` would raise for want of permission or because of a key's state; nothing is wrapped."""
+        ...
+
     def rotation_period(self, key: KmsKey) -> timedelta | None:
         """Return how often the KMS rotates this key by itself, or None when it does not."""
         ...

@@ -104,6 +104,10 @@ class LocalKms:
         """Raise what `unwrap` would raise, and throw away what it would return."""
         self._unwrap(key, blob, context, "Decrypt")
 
+    def check_rewrap(self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
+        """Raise what `rewrap` would raise, and throw away what it would return."""
+        self.rewrap(source, destination, blob, context)
+
     def rotation_period(self, key: KmsKey) -> timedelta | None:
         """Return how often the key's owner lets it rotate, or None; a key that is to be deleted does not rotate."""
         found = self._find(key, "GetKeyRotationStatus")

@@ -10,7 +10,7 @@ Two ways, and they do not promise the same:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -19,7 +19,7 @@ from typing import Final
 from .. import primitives
 from ..audit.facts import Event
 from ..context import kms_context
-from ..errors import KeyRecordError
+from ..errors import KeyRecordError, KeyValidationError, KmsCorruptError
 from ..hierarchy import Kek
 from ..keyring import kms_key
 from ..keys import KEK_PURPOSE, KekRecord, KeyRecord, KeyState, TenantRecord
@@ -40,15 +40,28 @@ class Way(StrEnum):
     UNCHANGED = "unchanged"
 
 
+_SAME_KEK: Final = "The same key-encryption key is wrapped anew. "
+_NEW_KEK: Final = "The key-encryption key is new, the data keys are the same. "
+_LEAKED: Final = " Against a data key that leaked, only a rotation and the re-encryption of its rows help."
+_UNTIL_DELETED: Final = "Backups of the key store open with the old KMS key until that is deleted; "
+_AS_BEFORE: Final = "Backups of the key store open as before, with the KMS key, which is the same; "
+
 _PROMISES: Final = {
-    Way.RE_ENCRYPTED: "The same key-encryption key is wrapped anew. Backups of the key store open with the old KMS "
-    "key until that is deleted; as long as this key-encryption key lives, it opens what they have of destroyed keys.",
-    Way.NEW_KEK: "The key-encryption key is new, the data keys are the same. Backups of the key store open with the "
-    "old KMS key until that is deleted; from then on they open nothing, and destroyed data keys are gone for good. "
-    "Against a data key that leaked, only a rotation and the re-encryption of its rows help.",
-    Way.UNCHANGED: "Nothing was to be done: the key-encryption key lies under this KMS key's present material.",
+    (Way.RE_ENCRYPTED, True): _SAME_KEK
+    + _UNTIL_DELETED
+    + "as long as this key-encryption key lives, it opens what they have of destroyed data keys.",
+    (Way.RE_ENCRYPTED, False): _SAME_KEK + _AS_BEFORE + "so does what they have of destroyed data keys.",
+    (Way.NEW_KEK, True): _NEW_KEK
+    + _UNTIL_DELETED
+    + "from then on they open nothing, and destroyed data keys are gone for good."
+    + _LEAKED,
+    (Way.NEW_KEK, False): _NEW_KEK
+    + _AS_BEFORE
+    + "so does what they have of destroyed data keys. A leaked key-encryption key opens nothing stored from now on."
+    + _LEAKED,
 }
 
+_NOTHING: Final = "Nothing was to be done: the key-encryption key lies under this KMS key's present material."
 _PLATFORM: Final = (
     " The old KMS key is the platform's and lives on for other tenants: backups open with it until they are gone."
 )
@@ -126,8 +139,15 @@ def rewrap(
         way = Way.NEW_KEK if new_kek else Way.RE_ENCRYPTED
         if dry_run:
             context = kms_context(snapshot.tenant.identity, KEK_PURPOSE, snapshot.kek.generation)
-            parts.kms.check_unwrap(source, snapshot.kek.wrapped, context)
-            return _outcome(parts, snapshot, replace(snapshot.kek, kms_key_arn=destination.arn), way)
+            if new_kek:
+                parts.kms.check_unwrap(source, snapshot.kek.wrapped, context)
+            else:
+                parts.kms.check_rewrap(source, destination, snapshot.kek.wrapped, context)
+            generation = snapshot.kek.generation + new_kek
+            planned = replace(
+                snapshot.kek, generation=generation, kms_key_arn=destination.arn, kms_key_material_id=material
+            )
+            return _outcome(parts, snapshot, planned, way)
         put = _with_new_kek if new_kek else _re_encrypted
         after = put(parts, snapshot, destination, reason)
         return _outcome(parts, snapshot, after, way)
@@ -140,8 +160,7 @@ def _re_encrypted(parts: Parts, snapshot: Snapshot, destination: KmsKey, reason:
     tenant, before = snapshot.tenant, snapshot.kek
     context = kms_context(tenant.identity, KEK_PURPOSE, before.generation)
     wrapped = parts.kms.rewrap(kms_key(tenant, before), destination, before.wrapped, context)
-    # The new wrapping is opened before it counts: by its own key, for its own identity, and inside the KMS.
-    parts.kms.rewrap(destination, destination, wrapped.blob, context)
+    _prove(parts, tenant, destination, wrapped.blob, context)
     after = replace(
         before,
         kms_key_arn=destination.arn,
@@ -157,6 +176,21 @@ def _re_encrypted(parts: Parts, snapshot: Snapshot, destination: KmsKey, reason:
         change.set_policy(moved.policy)
         page.write(change, Event.KEK_REWRAPPED, reason=reason, tenant=moved, keks=[after])
     return after
+
+
+def _prove(parts: Parts, tenant: TenantRecord, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
+    """Open a new wrapping before it counts: with its own key, for its own identity, and inside the KMS."""
+    try:
+        parts.kms.rewrap(key, key, blob, context)
+    except KmsCorruptError as error:
+        code = error.code
+    else:
+        return
+    raise KeyValidationError(
+        f"tenant {tenant.name!r}: what was wrapped by KMS key {key.arn} does not open with it ({code})",
+        check="kms-new-wrapping",
+        hint="the old wrapping stays; find out what answers for this KMS",
+    )
 
 
 def _with_new_kek(parts: Parts, snapshot: Snapshot, destination: KmsKey, reason: str) -> KekRecord:
@@ -196,7 +230,6 @@ def _moved(tenant: TenantRecord, destination: KmsKey) -> TenantRecord:
 
 def _outcome(parts: Parts, snapshot: Snapshot, after: KekRecord, way: Way) -> Rewrap:
     previous = snapshot.kek.kms_key_arn
-    leaves_platform = previous != after.kms_key_arn and parts.is_platform_key(previous)
     return Rewrap(
         snapshot.tenant.name,
         way,
@@ -204,5 +237,11 @@ def _outcome(parts: Parts, snapshot: Snapshot, after: KekRecord, way: Way) -> Re
         after.kms_key_arn,
         after.kms_key_material_id,
         previous,
-        _PROMISES[way] + (_PLATFORM if leaves_platform else ""),
+        _promise(way, moved=previous != after.kms_key_arn, from_platform=parts.is_platform_key(previous)),
     )
+
+
+def _promise(way: Way, *, moved: bool, from_platform: bool) -> str:
+    if way is Way.UNCHANGED:
+        return _NOTHING
+    return _PROMISES[way, moved] + (_PLATFORM if moved and from_platform else "")

@@ -48,6 +48,7 @@ def rewrap_all(
     *,
     under: str | None = None,
     new_kek: bool = False,
+    shared_key: bool = False,
     reason: str = "",
     rate: float = RATE,
     workers: int = WORKERS,
@@ -61,6 +62,7 @@ def rewrap_all(
         to: The KMS key to put them under; None for each one's present key, whose newer material is then used.
         under: The full ARN of the KMS key that they lie under now; None for any. Needed with `to`.
         new_kek: Make new KEKs instead of re-encrypting the present ones.
+        shared_key: Whether several tenants may have that KMS key; the platform's they may.
         reason: Why, for the audit log.
         rate: How many tenants a second, at most.
         workers: How many at a time; one on SQLite, which has one writer.
@@ -68,7 +70,8 @@ def rewrap_all(
         progress: Told how many tenants are done, of how many.
 
     Raises:
-        ConfigurationError: `to` without `under`: it would put all customers under one key.
+        ConfigurationError: `to` without `under`, which would put all customers under one key; or several tenants would
+            have it, and `shared_key` does not say that they may.
     """
     if to is not None and under is None:
         raise ConfigurationError(
@@ -78,13 +81,24 @@ def rewrap_all(
     if rate <= 0 or workers < 1:
         raise ConfigurationError("a rate is above 0 tenants a second, and there is at least 1 worker")
     tenants = [each for each in parts.store.summaries() if under in (None, each.kms_key_arn)]
+    if to is not None and tenants and not shared_key:
+        _check_shared(parts, to, tenants)
     pace = _Pace(rate)
     describe = _Once(parts.kms.describe)
 
     def one(tenant: TenantSummary) -> Moved:
         pace.wait()
         try:
-            done = rewrap(parts, tenant.name, to, new_kek=new_kek, reason=reason, dry_run=dry_run, describe=describe)
+            done = rewrap(
+                parts,
+                tenant.name,
+                to,
+                new_kek=new_kek,
+                shared_key=shared_key,
+                reason=reason,
+                dry_run=dry_run,
+                describe=describe,
+            )
         except PiiVaultError as error:
             return Moved(tenant.name, None, tenant.kms_key_arn or "", str(error))
         return Moved(tenant.name, done.way, done.kms_key_arn)
@@ -95,6 +109,22 @@ def rewrap_all(
         for done, _ in enumerate(as_completed(futures), 1):
             progress(done, len(tenants))
     return [future.result() for future in futures]
+
+
+def _check_shared(parts: Parts, to: KmsKey, tenants: list[TenantSummary]) -> None:
+    """Refuse a KMS key that several tenants would have: one answers for one customer. The platform's is for all.
+
+    Raises:
+        ConfigurationError: several would have it.
+    """
+    if parts.is_platform_key(to.arn):
+        return
+    names = [*parts.store.owners(to.arn), *(each.name for each in tenants)]
+    if len(names) > 1:
+        raise ConfigurationError(
+            f"KMS key {to.arn} would be that of {len(names)} tenants, {names[0]!r} and {names[1]!r} among them",
+            hint="a KMS key answers for one customer; if all are the same one's, say so: shared_key, --shared-key",
+        )
 
 
 @contextmanager

@@ -115,7 +115,8 @@ def activate(parts: Parts, name: str, record: KeyRecord, reason: Reason, kek: Ke
     """
     snapshot = usable(parts, name)
     stored = next((key for key in snapshot.data_keys if key.version == record.version), None)
-    if stored is None or stored.state is not KeyState.PRE_ACTIVE:
+    if stored is None or stored.state is not KeyState.PRE_ACTIVE or stored.kek_generation != record.kek_generation:
+        # Made ACTIVE or withdrawn by somebody else, or wrapped by another KEK, which this operation has not unwrapped.
         raise SupersededError
     try:
         kek = Examination(parts, snapshot, record, kek).require()
