@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NoReturn
 
 from . import primitives
 from .context import Identity, audit_context, chain_aad, entry_message
@@ -72,6 +72,9 @@ class AuditKey:
 
     def __repr__(self) -> str:
         return "<AuditKey>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an audit key is neither pickled nor copied")
 
     def seal(self, identity: Identity, seq: int, head: bytes, key: Secret) -> bytes:
         """Return a chain's next key, sealed for its place behind `seq` and `head`: 60 bytes."""

@@ -148,7 +148,7 @@ class Vault:
 
     def tenants(self) -> list[str]:
         """Return the names of all tenants. There is no scope for several: jobs go tenant by tenant."""
-        return [tenant.name for tenant in self._store.tenants()]
+        return self._store.names()
 
     def suspend(self, tenant: str, reason: str = "") -> bool:
         """Let a tenant neither seal nor open until it is resumed; other processes follow within their time to live.

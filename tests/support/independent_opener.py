@@ -29,6 +29,7 @@ UNKNOWN_KEY = "unknown_key"
 OPEN_FAILURE = "open_failure"
 CODEC_MISMATCH = "codec_mismatch"
 REFUSED = "refused"  # a value that a codec does not encode
+FORGED = "forged"
 
 SUITE_COLUMN = 0xFA
 SUITE_ROW = 0xFB
@@ -38,9 +39,10 @@ ALGORITHM = 1
 class Failure(Exception):
     """One of the named errors."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, first_bad: int | None = None) -> None:
         super().__init__(kind)
         self.kind = kind
+        self.first_bad = first_bad
 
 
 # --- format.md 1 and 2: notation, derived keys ---
@@ -287,6 +289,99 @@ def kms_context(tenant: Tenant, purpose: str, number: int) -> dict[str, str]:
         "pii-vault:purpose": purpose,
         "pii-vault:record": f"{tenant.keyset_id:08x}.{number}",
     }
+
+
+# --- format.md 9: the audit log ---
+
+
+@dataclass(frozen=True)
+class Entry:
+    number: int
+    text: str
+    mac: bytes
+
+
+@dataclass(frozen=True)
+class End:
+    number: int
+    mac: bytes
+    sealed_key: bytes
+
+
+NO_MAC = bytes(32)
+
+
+def audit_key_context(app_uid: bytes, algorithm: int = ALGORITHM) -> bytes:
+    return lp(u8(algorithm), app_uid, b"", b"audit")
+
+
+def chain_key_context(tenant: Tenant, algorithm: int = ALGORITHM) -> bytes:
+    return lp(u8(algorithm), tenant.app_uid, tenant.tenant_uid, b"audit")
+
+
+def audit_key_commitment(app_uid: bytes, audit_key: bytes) -> bytes:
+    return derive(audit_key, "commit", audit_key_context(app_uid))
+
+
+def platform_context(app_uid: bytes, purpose: str) -> dict[str, str]:
+    return {
+        "pii-vault:format": "1",
+        "pii-vault:app": app_uid.hex(),
+        "pii-vault:tenant": "platform",
+        "pii-vault:purpose": purpose,
+        "pii-vault:record": "1",
+    }
+
+
+def entry_message(tenant: Tenant, number: int, before: bytes, text: str) -> bytes:
+    return lp(b"pii_vault/1/audit", tenant.app_uid, tenant.tenant_uid, u64(number), before, text.encode())
+
+
+def entry_mac(tenant: Tenant, chain_key: bytes, number: int, before: bytes, text: str) -> bytes:
+    key = derive(chain_key, "mac", chain_key_context(tenant))
+    return hmac.digest(key, entry_message(tenant, number, before, text), "sha256")
+
+
+def next_chain_key(tenant: Tenant, chain_key: bytes) -> bytes:
+    return derive(chain_key, "ratchet", chain_key_context(tenant))
+
+
+def chain_aad(tenant: Tenant, number: int, mac: bytes) -> bytes:
+    return lp(b"pii_vault/1/chain", tenant.app_uid, tenant.tenant_uid, u64(number), mac)
+
+
+def open_end(tenant: Tenant, audit_key: bytes, end: End) -> bytes:
+    if len(end.sealed_key) != 60:
+        raise Failure(OPEN_FAILURE)
+    wrap = derive(audit_key, "wrap", audit_key_context(tenant.app_uid))
+    try:
+        return AESGCM(wrap).decrypt(end.sealed_key[:12], end.sealed_key[12:], chain_aad(tenant, end.number, end.mac))
+    except InvalidTag:
+        raise Failure(OPEN_FAILURE) from None
+
+
+def seal_end(tenant: Tenant, audit_key: bytes, number: int, mac: bytes, chain_key: bytes, iv: bytes) -> End:
+    """Seal with a given IV: for known answers only."""
+    wrap = derive(audit_key, "wrap", audit_key_context(tenant.app_uid))
+    return End(number, mac, iv + AESGCM(wrap).encrypt(iv, chain_key, chain_aad(tenant, number, mac)))
+
+
+def verify_chain(tenant: Tenant, root: bytes, audit_key: bytes, entries: Sequence[Entry], end: End) -> list[bytes]:
+    """The chain keys k(1) to k(n+1) of a chain that is in order."""
+    keys = [root]
+    mac = NO_MAC
+    for number, entry in enumerate(entries, 1):
+        mac = entry_mac(tenant, keys[-1], number, mac, entry.text)
+        if entry.number != number or not hmac.compare_digest(mac, entry.mac):
+            raise Failure(FORGED, number)
+        keys.append(next_chain_key(tenant, keys[-1]))
+    if end.number > len(entries):
+        raise Failure(FORGED, len(entries) + 1)
+    opened = open_end(tenant, audit_key, end)
+    in_order = end.number == len(entries) and hmac.compare_digest(end.mac, mac)
+    if not in_order or not hmac.compare_digest(opened, keys[-1]):
+        raise Failure(OPEN_FAILURE)
+    return keys
 
 
 # --- codecs.md ---

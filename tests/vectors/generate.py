@@ -122,6 +122,28 @@ def kms_context(owner: Owner, purpose: str, number: int) -> dict[str, str]:
     }
 
 
+def audit_context(algorithm: int, app: bytes, tenant: bytes = b"") -> bytes:
+    return lp(bytes((algorithm,)), app, tenant, b"audit")
+
+
+def entry_message(owner: Owner, number: int, before: bytes, text: str) -> bytes:
+    return lp(b"pii_vault/1/audit", owner[0], owner[1], u64(number), before, text.encode())
+
+
+def chain_aad(owner: Owner, number: int, head: bytes) -> bytes:
+    return lp(b"pii_vault/1/chain", owner[0], owner[1], u64(number), head)
+
+
+def platform_context(app: bytes, purpose: str) -> dict[str, str]:
+    return {
+        "pii-vault:format": "1",
+        "pii-vault:app": app.hex(),
+        "pii-vault:tenant": "platform",
+        "pii-vault:purpose": purpose,
+        "pii-vault:record": "1",
+    }
+
+
 def header_bytes(suite: int, keyset: int, version: int, codec: int, generation: int, tokens: int) -> bytes:
     return bytes((suite,)) + u32(keyset) + u16(version) + bytes((codec, generation, tokens))
 
@@ -288,6 +310,66 @@ def context_cases() -> Iterator[Case]:
                 "number": number,
                 "context": kms_context(owner, purpose, number),
             }
+    yield from audit_context_cases()
+
+
+def audit_context_cases() -> Iterator[Case]:
+    for name, owner in OWNERS.items():
+        yield {
+            "function": "kms_context",
+            "name": f"{name}, root of the audit log",
+            **owned(owner),
+            "purpose": "audit-root",
+            "number": 1,
+            "context": kms_context(owner, "audit-root", 1),
+        }
+        yield {
+            "function": "audit_context",
+            "name": f"{name}, chain key",
+            "algorithm": 1,
+            "app_uid": owner[0].hex(),
+            "tenant_uid": owner[1].hex(),
+            "bytes": audit_context(1, owner[0], owner[1]).hex(),
+        }
+        for number in (1, 2**32, 2**63 - 1):
+            head = bytes(32) if number == 1 else fixed(f"head before {number}")
+            for text in ("", '{"event":"key.created"}', "Zoë 📧"):
+                yield {
+                    "function": "entry_message",
+                    "name": name,
+                    **owned(owner),
+                    "number": number,
+                    "before": head.hex(),
+                    "text": text,
+                    "bytes": entry_message(owner, number, head, text).hex(),
+                }
+        for number in (0, 1, 2**32, 2**63 - 1):
+            head = fixed(f"head {number}") if number else bytes(32)
+            yield {
+                "function": "chain_aad",
+                "name": name,
+                **owned(owner),
+                "number": number,
+                "head": head.hex(),
+                "bytes": chain_aad(owner, number, head).hex(),
+            }
+    for name, app in {"application": APP, "another application": OTHER_APP, "uid of zeros": bytes(16)}.items():
+        for algorithm in (1, 2):
+            yield {
+                "function": "audit_context",
+                "name": f"{name}, audit key",
+                "algorithm": algorithm,
+                "app_uid": app.hex(),
+                "tenant_uid": None,
+                "bytes": audit_context(algorithm, app).hex(),
+            }
+        yield {
+            "function": "platform_context",
+            "name": name,
+            "app_uid": app.hex(),
+            "purpose": "audit",
+            "context": platform_context(app, "audit"),
+        }
 
 
 # derive.json
@@ -829,6 +911,230 @@ def refused_records(records: list[Case], kek: bytes) -> Iterator[Case]:
     yield proof("no proof", activation_mac="")
 
 
+# audit_chain.json
+
+
+def chain_key(owner: Owner, root: bytes, number: int) -> bytes:
+    key = root
+    for _ in range(number - 1):
+        key = kdf(key, "ratchet", audit_context(1, owner[0], owner[1]))
+    return key
+
+
+def entry(owner: Owner, key: bytes, number: int, before: bytes, text: str) -> Case:
+    subkey = kdf(key, "mac", audit_context(1, owner[0], owner[1]))
+    mac = hmac_sha256(subkey, entry_message(owner, number, before, text))
+    return {"number": number, "text": text, "mac": mac.hex(), "key": key.hex()}
+
+
+def entries_of(owner: Owner, root: bytes, texts: list[str]) -> list[Case]:
+    entries: list[Case] = []
+    head = bytes(32)
+    for number, text in enumerate(texts, 1):
+        entries.append(entry(owner, chain_key(owner, root, number), number, head, text))
+        head = bytes.fromhex(entries[-1]["mac"])
+    return entries
+
+
+def chain_end(owner: Owner, audit_key: bytes, number: int, head: bytes, key: bytes, *, name: str) -> Case:
+    iv = fixed(f"chain iv {name}", 12)
+    wrap = kdf(audit_key, "wrap", audit_context(1, owner[0]))
+    sealed = iv + gcm(wrap, iv, key, chain_aad(owner, number, head))
+    return {"number": number, "mac": head.hex(), "sealed_key": sealed.hex()}
+
+
+ROOT, AUDIT_KEY = fixed("audit root"), fixed("audit key")
+
+
+def chain(name: str, texts: list[str], owner: Owner = OWNER, root: bytes = ROOT, audit_key: bytes = AUDIT_KEY) -> Case:
+    entries = entries_of(owner, root, texts)
+    head = bytes.fromhex(entries[-1]["mac"]) if entries else bytes(32)
+    following = chain_key(owner, root, len(entries) + 1)
+    return {
+        "name": name,
+        **owned(owner),
+        "root": root.hex(),
+        "audit_key": audit_key.hex(),
+        "audit_key_commitment": kdf(audit_key, "commit", audit_context(1, owner[0])).hex(),
+        "entries": entries,
+        "end": chain_end(owner, audit_key, len(entries), head, following, name=name),
+        "following_key": following.hex(),
+    }
+
+
+def entry_text(second: int, event: str, reason: str = "", **details: Any) -> str:
+    members = {
+        "at": f"2026-03-01T09:00:{second:02d}.000000+00:00",
+        "actor": "ops@example.com",
+        "event": event,
+        "reason": reason,
+        "details": details,
+    }
+    return json.dumps(members, sort_keys=True, separators=(",", ":"))
+
+
+AUDIT_TEXTS = [
+    entry_text(1, "tenant.added", "signed on 1 March", tenant={"name": "acme"}, keks=[], keys=[]),
+    entry_text(2, "key.created", keys=[{"purpose": "data", "version": 1}]),
+    entry_text(3, "key.activated", keys=[{"purpose": "data", "version": 1}]),
+    entry_text(4, "tenant.suspended", "the invoice is open", tenant={"suspended": True}),
+    entry_text(5, "tenant.resumed", tenant={"suspended": False}),
+]
+ODD_TEXTS = [
+    entry_text(1, "tenant.added", "Zoë Ångström 顧客 📧"),
+    entry_text(2, "key.created", 'a "quoted" \\ word\n\tand \x7f'),
+    "Zoë Ångström, not escaped: 顧客 📧",
+    "Zoe\u0308 is not Zo\u00eb",
+    "",
+    " ",
+    "x" * 3000,
+]
+
+
+def chain_cases() -> Iterator[Case]:
+    five = chain("five entries", AUDIT_TEXTS)
+    succeed = [
+        chain("one entry", AUDIT_TEXTS[:1]),
+        chain("two entries", AUDIT_TEXTS[:2]),
+        five,
+        chain("texts that are escaped, that are not, and that are empty", ODD_TEXTS),
+        chain("one text five times", AUDIT_TEXTS[:1] * 5),
+        chain("another tenant, same keys", AUDIT_TEXTS, OWNERS["glob"]),
+        chain("another application, same keys", AUDIT_TEXTS, (OTHER_APP, ACME, ACME_KEYSET)),
+        chain("another keyset id, same keys", AUDIT_TEXTS[:2], OWNERS["highest keyset id"]),
+        chain("another root", AUDIT_TEXTS[:2], root=fixed("another audit root")),
+        chain("another audit key", AUDIT_TEXTS[:2], audit_key=fixed("another audit key")),
+    ]
+    for found in succeed:
+        yield found | {"expect": "success"}
+    yield from forged_chains(five)
+    yield from unopened_ends(five)
+
+
+def renumbered(entries: list[Case]) -> list[Case]:
+    return [each | {"number": number} for number, each in enumerate(entries, 1)]
+
+
+def forged_chains(five: Case) -> Iterator[Case]:
+    entries: list[Case] = five["entries"]
+    other: list[Case] = chain("another tenant, same keys", AUDIT_TEXTS, OWNERS["glob"])["entries"]
+
+    def case(name: str, first_bad: int, found: list[Case], **changed: Any) -> Case:
+        return five | changed | {"name": name, "entries": found, "expect": "forged", "first_bad": first_bad}
+
+    def changed_at(place: int, **members: Any) -> list[Case]:
+        return [each | members if each["number"] == place else each for each in entries]
+
+    def head_before(number: int) -> bytes:
+        return bytes.fromhex(entries[number - 2]["mac"])
+
+    for number in (1, 3, 5):
+        text = entries[number - 1]["text"]
+        yield case(f"entry {number}, text changed", number, changed_at(number, text=text.replace("ops", "eve")))
+        yield case(f"entry {number}, a blank after its text", number, changed_at(number, text=text + " "))
+        yield case(f"entry {number}, no text", number, changed_at(number, text=""))
+        mac = bytes.fromhex(entries[number - 1]["mac"])
+        for offset in (0, 31):
+            changed = changed_at(number, mac=flipped(mac, offset).hex())
+            yield case(f"entry {number}, MAC byte {offset} changed", number, changed)
+    yield case("MAC of zeros", 2, changed_at(2, mac=bytes(32).hex()))
+    yield case("MAC cut", 2, changed_at(2, mac=entries[1]["mac"][:-2]))
+    yield case("MAC empty", 2, changed_at(2, mac=""))
+    yield case("MAC of the entry before", 3, changed_at(3, mac=entries[1]["mac"]))
+    yield case("an entry of another tenant at the same place", 4, changed_at(4, **other[3]))
+
+    yield case("entries 2 and 3 exchanged", 2, renumbered([entries[0], entries[2], entries[1], *entries[3:]]))
+    yield case("entries 4 and 5 exchanged", 4, renumbered([*entries[:3], entries[4], entries[3]]))
+    yield case("entry 3 left out", 3, entries[:2] + entries[3:])
+    yield case("entry 3 left out, those after it renumbered", 3, renumbered(entries[:2] + entries[3:]))
+    yield case("first entry missing", 1, entries[1:])
+    yield case("every number one too high", 1, [each | {"number": each["number"] + 1} for each in entries])
+    yield case("the last number one too high", 5, [*entries[:4], entries[4] | {"number": 6}])
+    yield case("the last number one too low", 5, [*entries[:4], entries[4] | {"number": 4}])
+    yield case("first entry missing, those after it renumbered", 1, renumbered(entries[1:]))
+    yield case("last entry missing", 5, entries[:4])
+    yield case("last two entries missing", 4, entries[:3])
+    yield case("all entries missing", 1, [])
+    yield case("an entry once more, those after it renumbered", 3, renumbered([*entries[:2], *entries[1:]]))
+    made = entry(OWNER, chain_key(OWNER, ROOT, 6), 3, head_before(3), AUDIT_TEXTS[1])
+    yield case("an entry inserted, made with the end's key", 3, renumbered([*entries[:2], made, *entries[2:]]))
+    yield case("an entry inserted, its MAC of zeros", 1, renumbered([entries[0] | {"mac": bytes(32).hex()}, *entries]))
+
+    yield case("entry 5 made with the end's key", 5, [*entries[:4], made_at(5, 6, head_before(5))])
+    yield case("entry 4 made with the key of entry 3", 4, [*entries[:3], made_at(4, 3, head_before(4)), entries[4]])
+    yield case("entry 3 made upon zeros", 3, [*entries[:2], made_at(3, 3, bytes(32)), *entries[3:]])
+    yield case("entry 3 made as number 4", 3, [*entries[:2], made_at(4, 3, head_before(3)) | {"number": 3}])
+    unframed = b"pii_vault/1/audit" + APP + ACME + u64(1) + bytes(32) + AUDIT_TEXTS[0].encode()
+    mac = hmac_sha256(kdf(ROOT, "mac", audit_context(1, APP, ACME)), unframed)
+    yield case("entry 1 made without lengths", 1, changed_at(1, mac=mac.hex()))
+    mac = hmac_sha256(ROOT, entry_message(OWNER, 1, bytes(32), AUDIT_TEXTS[0]))
+    yield case("entry 1 made with the root itself", 1, changed_at(1, mac=mac.hex()))
+    anew = entries_of(OWNER, chain_key(OWNER, ROOT, 6), [text.replace("ops", "eve") for text in AUDIT_TEXTS])
+    yield case("all entries made anew from the end's key", 1, anew)
+    later = entries[:2]
+    for number in (3, 4, 5):
+        text = AUDIT_TEXTS[number - 1].replace("ops", "eve")
+        key = chain_key(OWNER, ROOT, 6 + number - 3)
+        later = [*later, entry(OWNER, key, number, bytes.fromhex(later[-1]["mac"]), text)]
+    yield case("entries 3 to 5 made anew from the end's key", 3, later)
+
+    yield case("read as another tenant's", 1, entries, tenant_uid=GLOB.hex())
+    yield case("read as another application's", 1, entries, app_uid=OTHER_APP.hex())
+    yield case("application and tenant uid exchanged", 1, entries, app_uid=ACME.hex(), tenant_uid=APP.hex())
+    yield case("another tenant's entries under the same keys", 1, other)
+    yield case("read from another root", 1, entries, root=fixed("another audit root").hex())
+    yield case("read from the key of entry 2", 1, entries, root=entries[1]["key"])
+    for number in (6, 2**32 - 1):
+        yield case(f"number of the end raised to {number}", 6, entries, end=five["end"] | {"number": number})
+    broken = five["end"] | {"sealed_key": bytes(60).hex()}
+    yield case("text changed, and an end that does not open", 3, changed_at(3, text="{}"), end=broken)
+
+
+def made_at(number: int, key_number: int, before: bytes) -> Case:
+    return entry(OWNER, chain_key(OWNER, ROOT, key_number), number, before, AUDIT_TEXTS[number - 1])
+
+
+def unopened_ends(five: Case) -> Iterator[Case]:
+    head, following = bytes.fromhex(five["end"]["mac"]), bytes.fromhex(five["following_key"])
+    sealed = bytes.fromhex(five["end"]["sealed_key"])
+
+    def case(name: str, **changed: Any) -> Case:
+        return five | {"end": five["end"] | changed, "name": name, "expect": "open_failure"}
+
+    def end(name: str, number: int = 5, mac: bytes = head, key: bytes = following, **options: Any) -> Case:
+        audit_key, owner = options.get("audit_key", AUDIT_KEY), options.get("owner", OWNER)
+        return case(name, **chain_end(owner, audit_key, number, mac, key, name=name))
+
+    for offset in (0, 11, 12, 43, 44, 59):
+        yield case(f"sealed key, byte {offset} changed", sealed_key=flipped(sealed, offset).hex())
+    yield case("sealed key of zeros", sealed_key=bytes(60).hex())
+    yield case("sealed key cut", sealed_key=sealed[:-1].hex())
+    yield case("sealed key cut to its IV", sealed_key=sealed[:12].hex())
+    yield case("sealed key empty", sealed_key="")
+    yield case("a byte after the sealed key", sealed_key=sealed.hex() + "00")
+    for number in (0, 1, 4):
+        yield case(f"number changed to {number}", number=number)
+    for offset in (0, 31):
+        yield case(f"MAC byte {offset} changed", mac=flipped(head, offset).hex())
+    yield case("MAC of the entry before", mac=five["entries"][3]["mac"])
+    yield case("MAC of zeros", mac=bytes(32).hex())
+    yield end("sealed under another audit key", audit_key=fixed("another audit key"))
+    yield case("read with another audit key") | {"audit_key": fixed("another audit key").hex()}
+    yield end("another tenant's end, sealed for the same place", owner=OWNERS["glob"])
+    yield end("another application's end, sealed for the same place", owner=(OTHER_APP, ACME, ACME_KEYSET))
+    yield end("opens to the key of the last entry", key=bytes.fromhex(five["entries"][4]["key"]))
+    yield end("opens to the key after the next", key=kdf(following, "ratchet", audit_context(1, APP, ACME)))
+    yield end("opens to another key", key=fixed("a key of no chain"))
+    iv = fixed("chain iv by hand", 12)
+    aad = chain_aad(OWNER, 5, head)
+    bare = iv + gcm(AUDIT_KEY, iv, following, aad)
+    yield case("sealed with the audit key itself", sealed_key=bare.hex())
+    wrap = kdf(AUDIT_KEY, "wrap", audit_context(1, APP))
+    yield case("sealed without additional data", sealed_key=(iv + gcm(wrap, iv, following, b"")).hex())
+    wrong = kdf(AUDIT_KEY, "wrap", audit_context(1, APP, ACME))
+    yield case("sealed with a subkey of the tenant's", sealed_key=(iv + gcm(wrong, iv, following, aad)).hex())
+
+
 # The files.
 
 
@@ -846,6 +1152,7 @@ def documents() -> dict[str, dict[str, Any]]:
             "cases": list(typed_cases()),
         },
         "key_records.json": {"cases": list(record_cases())},
+        "audit_chain.json": {"cases": list(chain_cases())},
     }
 
 

@@ -13,10 +13,19 @@ from uuid import UUID
 
 import pytest
 from tests.support import independent_opener as opener
-from tests.support.independent_opener import Failure, Header, KeyRecord, Kind, Member, Tenant
+from tests.support.independent_opener import End, Entry, Failure, Header, KeyRecord, Kind, Member, Tenant
 
 HERE = Path(__file__).parent
-FILES = ("sealed_values", "sealed_values_refused", "sealed_values_more", "key_records", "context", "derive", "codecs")
+FILES = (
+    "sealed_values",
+    "sealed_values_refused",
+    "sealed_values_more",
+    "key_records",
+    "audit_chain",
+    "context",
+    "derive",
+    "codecs",
+)
 
 
 def load(name: str) -> Any:
@@ -268,6 +277,59 @@ def test_key_record(case: dict[str, Any]):
         assert kind_of(error) == case["expect"]
 
 
+# --- the audit log ---
+
+
+def entries_of(case: dict[str, Any]) -> list[Entry]:
+    return [Entry(each["number"], each["text"], bytes.fromhex(each["mac"])) for each in case["entries"]]
+
+
+@each("audit_chain")
+def test_audit_chain(case: dict[str, Any]):
+    tenant = tenant_of(case)
+    root, audit_key = bytes.fromhex(case["root"]), bytes.fromhex(case["audit_key"])
+    entries = entries_of(case)
+    end = End(case["end"]["number"], bytes.fromhex(case["end"]["mac"]), bytes.fromhex(case["end"]["sealed_key"]))
+
+    def check() -> list[bytes]:
+        return opener.verify_chain(tenant, root, audit_key, entries, end)
+
+    if case["expect"] == "success":
+        keys = check()
+        assert [key.hex() for key in keys] == [each["key"] for each in case["entries"]] + [case["following_key"]]
+        assert opener.audit_key_commitment(tenant.app_uid, audit_key).hex() == case["audit_key_commitment"]
+        iv, head = end.sealed_key[:12], entries[-1].mac
+        assert opener.seal_end(tenant, audit_key, len(entries), head, keys[-1], iv) == end
+    else:
+        with pytest.raises(Failure) as error:
+            check()
+        assert (kind_of(error), error.value.first_bad) == (case["expect"], case.get("first_bad"))
+
+
+def test_audit_chain_has_vectors_of_every_outcome_and_of_a_forgery_at_every_place():
+    seen = {(case["expect"], case.get("first_bad")) for case in cases("audit_chain")}
+    forged = {(opener.FORGED, place) for place in range(1, 7)}
+    assert seen == {("success", None), (opener.OPEN_FAILURE, None)} | forged
+
+
+def test_every_entry_of_a_good_chain_is_needed():
+    for case in cases("audit_chain"):
+        if case["expect"] != "success":
+            continue
+        entries = entries_of(case)
+        end = End(case["end"]["number"], bytes.fromhex(case["end"]["mac"]), bytes.fromhex(case["end"]["sealed_key"]))
+        for place in range(len(entries)):
+            with pytest.raises(Failure) as error:
+                opener.verify_chain(
+                    tenant_of(case),
+                    bytes.fromhex(case["root"]),
+                    bytes.fromhex(case["audit_key"]),
+                    entries[:place] + entries[place + 1 :],
+                    end,
+                )
+            assert (kind_of(error), error.value.first_bad) == (opener.FORGED, place + 1)
+
+
 @each("context")
 def test_context(case: dict[str, Any]):
     function = case["function"]
@@ -276,6 +338,17 @@ def test_context(case: dict[str, Any]):
         return
     if function == "context_id":
         assert opener.context_id(case["table"], case["column"]) == case["context_id"]
+        return
+    if function == "platform_context":
+        assert opener.platform_context(bytes.fromhex(case["app_uid"]), case["purpose"]) == case["context"]
+        return
+    if function == "audit_context":
+        app_uid, tenant_uid = bytes.fromhex(case["app_uid"]), unhex(case["tenant_uid"])
+        if tenant_uid is None:
+            found = opener.audit_key_context(app_uid, case["algorithm"])
+        else:
+            found = opener.chain_key_context(Tenant(app_uid, tenant_uid, 0), case["algorithm"])
+        assert found.hex() == case["bytes"]
         return
     tenant = tenant_of(case)
     if function == "column_context":
@@ -292,6 +365,10 @@ def test_context(case: dict[str, Any]):
         found = opener.activation_message(
             tenant.keyset_id, case["purpose"], case["version"], case["epoch"], bytes.fromhex(case["commitment"])
         )
+    elif function == "entry_message":
+        found = opener.entry_message(tenant, case["number"], bytes.fromhex(case["before"]), case["text"])
+    elif function == "chain_aad":
+        found = opener.chain_aad(tenant, case["number"], bytes.fromhex(case["head"]))
     else:
         assert function == "kms_context"
         assert opener.kms_context(tenant, case["purpose"], case["number"]) == case["context"]

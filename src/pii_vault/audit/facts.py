@@ -96,6 +96,7 @@ def _tenant(tenant: TenantRecord) -> dict[str, Any]:
         "name": tenant.name,
         "keyset": f"{tenant.identity.keyset_id:08x}",
         "suspended": tenant.suspended,
+        "created_at": _instant(tenant.created_at),
         "kms_account": tenant.policy.kms_account,
         "kms_region": tenant.policy.kms_region,
         "rotation_days": tenant.policy.rotation_days,
@@ -107,9 +108,12 @@ def _kek(kek: KekRecord) -> dict[str, Any]:
     return {
         "generation": kek.generation,
         "state": str(kek.state),
+        "algorithm": kek.algorithm,
         "commitment": kek.commitment.hex(),
         "kms_key_arn": kek.kms_key_arn,
         "role_arn": kek.role_arn,
+        "external_id": kek.external_id,
+        "created_at": _instant(kek.created_at),
         "kms_key_material_id": kek.kms_key_material_id,
     }
 
@@ -120,6 +124,7 @@ def _key(key: KeyRecord) -> dict[str, Any]:
         "version": key.version,
         "state": str(key.state),
         "kek_generation": key.kek_generation,
+        "algorithm": key.algorithm,
         "commitment": key.commitment.hex(),
         "epoch": key.epoch,
         "previous_version": key.previous_version,

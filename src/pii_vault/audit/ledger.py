@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -87,8 +88,8 @@ class Ledger:
         return Page(self, tenant, snapshot, self._audit_key(), self._root(tenant, snapshot))
 
     def continues(self, identity: Identity, end: ChainRecord, walked: Walk) -> bool:
-        """Tell whether the stored end of a chain is where a walk along its entries came to."""
-        return chain.continues(self._audit_key(), identity, end, walked)
+        """Tell whether the stored end of a chain is where a walk along its entries came to. Stores nothing."""
+        return self._store.audit_key() is not None and chain.continues(self._audit_key(), identity, end, walked)
 
     def _root(self, tenant: TenantRecord, snapshot: Snapshot | None) -> tuple[Secret, bytes] | None:
         if snapshot is not None and snapshot.chain is not None:
@@ -164,9 +165,10 @@ class Page:
     def write_once(self, change: Change, event: Event, *, reason: str) -> None:
         """Add an entry unless the chain's last one says the same."""
         if self._chain is not None:
-            last = json.loads(change.entry(self._chain.seq).text)
-            if (last["event"], last["reason"]) == (event, reason):
-                return
+            with suppress(ValueError, TypeError, KeyError):  # it was changed: not the same
+                last = json.loads(change.entry(self._chain.seq).text)
+                if (last["event"], last["reason"]) == (event, reason):
+                    return
         self.write(change, event, reason=reason)
 
     def _append(self, change: Change, event: Event, reason: str, details: dict[str, Any]) -> None:

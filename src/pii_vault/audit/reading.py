@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..chain import ChainRecord, Entry, walk
 from ..context import kms_context
-from ..errors import AuditError
+from ..errors import AuditError, KeyRecordError, KmsCorruptError
 from ..keys import Secret
 from ..keystore import KeyStore, Snapshot
 from ..kms import KmsProvider
@@ -21,6 +21,9 @@ from .facts import Replay
 from .ledger import ROOT_PURPOSE, Ledger
 
 ANCHOR_FORMAT: Final = 1
+
+_NO_LOG: Final = "there is no audit log: it begins with the tenant's next change"
+_END_GONE: Final = "the end of the audit log is gone: nothing can be added"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +132,22 @@ class AuditLog:
             ConfigurationError: no platform key is configured.
             KmsError: the platform's KMS does not unwrap the chain's first key.
         """
-        snapshot = self._store.load(tenant)
+        try:
+            snapshot = self._store.load(tenant)
+        except KeyRecordError as error:
+            return Verification(tenant, 0, None, (str(error),))
         chain = snapshot.chain
+        entries = self._store.entries(snapshot.tenant.identity.tenant_uid)
         if chain is None:
-            return Verification(tenant, 0, None, ("there is no audit log: it begins with the tenant's next change",))
+            problem = _END_GONE if entries else _NO_LOG
+            return Verification(tenant, len(entries), None, (problem,))
+        behind = entries[chain.seq :]
         # What was added since the records were read is not theirs.
-        entries = self._store.entries(snapshot.tenant.identity.tenant_uid, limit=chain.seq)
+        entries = entries[: chain.seq]
         bad, problems = self._check_chain(snapshot, chain, entries)
+        if bad is None and behind and not self._was_added(tenant, behind[-1]):
+            bad = chain.seq + 1
+            problems.append(f"entry {bad} lies behind the end of the chain: it was put in, or the end was put back")
         if bad is None:
             problems += Replay(json.loads(entry.text)["details"] for entry in entries).differences(snapshot)
         if anchor is not None:
@@ -167,6 +179,11 @@ class AuditLog:
             self._ledger.now(),
         )
 
+    def _was_added(self, tenant: str, last: Entry) -> bool:
+        """Tell whether the chain has come to an entry by now: an entry and the end behind it are stored together."""
+        chain = self._store.load(tenant).chain
+        return chain is not None and last.seq <= chain.seq
+
     def _check_chain(
         self, snapshot: Snapshot, chain: ChainRecord, entries: list[Entry]
     ) -> tuple[int | None, list[str]]:
@@ -175,7 +192,10 @@ class AuditLog:
         if chain.kms_key_arn != platform.arn:
             return 1, [f"the chain's first key is under KMS key {chain.kms_key_arn}, not the platform's"]
         context = kms_context(identity, ROOT_PURPOSE, 1)
-        root = Secret(self._kms.unwrap(platform, chain.root, context))
+        try:
+            root = Secret(self._kms.unwrap(platform, chain.root, context))
+        except KmsCorruptError:
+            return 1, ["the chain's first key is not the one of this tenant: it was changed, or the tenant's keyset id"]
         walked = walk(identity, root, entries)
         if walked.first_bad is not None:
             return walked.first_bad, [f"entry {walked.first_bad} is not what was written there"]
@@ -187,9 +207,15 @@ class AuditLog:
 
 
 def _read(entry: Entry) -> LogEntry:
-    said = json.loads(entry.text)
-    at = datetime.fromisoformat(said["at"])
-    return LogEntry(entry.seq, at, said["actor"], said["event"], said["reason"], said["details"])
+    try:
+        said = json.loads(entry.text)
+        at = datetime.fromisoformat(said["at"])
+        return LogEntry(entry.seq, at, said["actor"], said["event"], said["reason"], said["details"])
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise AuditError(
+        f"entry {entry.seq} says nothing: it was changed", hint="`pii-vault audit verify` shows everything"
+    )
 
 
 def _highest(snapshot: Snapshot) -> int:

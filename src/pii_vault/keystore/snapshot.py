@@ -14,7 +14,7 @@ from ..keys import USE_ROTATE, KekRecord, KeyRecord, KeyState, Purpose, TenantRe
 from . import rows
 from .schema import audit_chains, keks, key_use, keys, policies, tenants
 
-_MORE_READS: Final = 2
+_MORE_READS: Final = 10
 """How often a tenant is read again whose KEK was replaced between two statements of a read."""
 
 
@@ -89,18 +89,18 @@ _USE: Final = (
     & (key_use.c.version == keys.c.version)
 )
 
-_TENANTS: Final[Select[Any]] = select(tenants, policies).join_from(
-    tenants, policies, policies.c.tenant_uid == tenants.c.uid
-)
-
 _WHOLE: Final[Select[Any]] = (
-    _TENANTS.add_columns(keks, audit_chains)
+    select(tenants, policies, keks, audit_chains)
+    .outerjoin_from(tenants, policies, policies.c.tenant_uid == tenants.c.uid)
     .outerjoin(keks, _ACTIVE_KEK)
     .outerjoin(audit_chains, audit_chains.c.tenant_uid == tenants.c.uid)
 )
 
 _KEYS: Final[Select[Any]] = (
-    select(keys, key_use.c.reserved).outerjoin_from(keys, key_use, _USE).order_by(keys.c.purpose, keys.c.version)
+    select(keys, key_use.c.reserved, audit_chains.c.seq)
+    .outerjoin_from(keys, key_use, _USE)
+    .outerjoin(audit_chains, audit_chains.c.tenant_uid == keys.c.tenant_uid)
+    .order_by(keys.c.purpose, keys.c.version)
 )
 
 
@@ -109,20 +109,20 @@ def snapshot(connection: Connection, name: str, app_uid: bytes) -> Snapshot:
 
     Raises:
         TenantNotFoundError: nobody has this name.
-        KeyRecordError: the tenant has no KEK.
+        KeyRecordError: the tenant has no KEK or no policy.
     """
-    read = _read(connection, name, app_uid)
+    read, together = _read(connection, name, app_uid)
     for _ in range(_MORE_READS):
-        # Each statement sees what is committed by then; a KEK and the keys under it are replaced together.
-        if all(key.kek_generation == read.kek.generation for key in read.keys if key.state is not KeyState.DESTROYED):
+        # Each statement sees what is committed by then; every change moves the tenant's audit chain.
+        if together:
             break
-        read = _read(connection, name, app_uid)
+        read, together = _read(connection, name, app_uid)
     return read
 
 
-def tenant_records(connection: Connection, app_uid: bytes) -> list[TenantRecord]:
-    """Return all tenants, by name."""
-    return [rows.tenant_record(row, app_uid) for row in connection.execute(_TENANTS.order_by(tenants.c.name))]
+def names(connection: Connection) -> list[str]:
+    """Return the names of all tenants, in order."""
+    return list(connection.scalars(select(tenants.c.name).order_by(tenants.c.name)))
 
 
 def summaries(connection: Connection) -> list[TenantSummary]:
@@ -172,19 +172,24 @@ def to_look_at(connection: Connection, due_before: datetime) -> list[str]:
     return list(connection.scalars(query))
 
 
-def _read(connection: Connection, name: str, app_uid: bytes) -> Snapshot:
+def _read(connection: Connection, name: str, app_uid: bytes) -> tuple[Snapshot, bool]:
     row = connection.execute(_WHOLE.where(tenants.c.name == name)).one_or_none()
     # Compared again here, byte for byte: a database may fold case or trailing spaces.
     if row is None or row._mapping[tenants.c.name] != name:
         raise TenantNotFoundError(
             f"no tenant {name!r} is registered", hint="register it with Vault.add_tenant or `pii-vault tenant add`"
         )
-    if row._mapping[keks.c.generation] is None:
-        raise KeyRecordError(f"tenant {name!r} has no key-encryption key")
-    found = connection.execute(_KEYS.where(keys.c.tenant_uid == row._mapping[tenants.c.uid]))
-    return Snapshot(
+    for column, what in ((policies.c.tenant_uid, "policy"), (keks.c.generation, "key-encryption key")):
+        if row._mapping[column] is None:
+            raise KeyRecordError(
+                f"tenant {name!r} has no {what}",
+                hint="the key store was changed by something other than pii_vault: restore it from a backup",
+            )
+    found = connection.execute(_KEYS.where(keys.c.tenant_uid == row._mapping[tenants.c.uid])).all()
+    read = Snapshot(
         rows.tenant_record(row, app_uid),
         rows.kek_record(row),
         tuple(rows.key_record(each) for each in found),
         rows.chain_record(row),
     )
+    return read, {each._mapping[audit_chains.c.seq] for each in found} <= {row._mapping[audit_chains.c.seq]}

@@ -23,7 +23,7 @@ from . import rows, schema
 from .change import Change, SupersededError
 from .schema import application, audit, audit_keys, key_use, tenants
 from .schema_change import schema_change
-from .snapshot import Snapshot, TenantSummary, owners, snapshot, summaries, tenant_records, to_look_at
+from .snapshot import Snapshot, TenantSummary, names, owners, snapshot, summaries, to_look_at
 
 OWN_STATEMENTS: Final = "pii_vault_own_statements"
 """The execution option that marks the key store's statements: on an engine that is attached too, they need no keys."""
@@ -103,11 +103,10 @@ class KeyStore:
             self._app_uid = bytes(found)
         return self._app_uid
 
-    def tenants(self) -> list[TenantRecord]:
-        """Return all tenants, by name."""
-        uid = self.app_uid()
+    def names(self) -> list[str]:
+        """Return the names of all tenants, in order."""
         with self._transaction() as connection:
-            return tenant_records(connection, uid)
+            return names(connection)
 
     def summaries(self) -> list[TenantSummary]:
         """Return one line about each tenant, by name."""
@@ -156,13 +155,19 @@ class KeyStore:
         """
         tenant = decided_on.tenant
         uid = tenant.identity.tenant_uid
-        with self._transaction() as connection:
-            # A write that changes nothing takes the row lock on PostgreSQL and the write lock on SQLite.
-            mine = tenants.c.uid == uid
-            connection.execute(update(tenants).where(mine).values(suspended=tenants.c.suspended))
-            if snapshot(connection, tenant.name, tenant.identity.app_uid) != decided_on:
-                raise SupersededError
-            yield Change(connection, uid)
+        try:
+            with self._transaction() as connection:
+                # A write that changes nothing takes the row lock on PostgreSQL and the write lock on SQLite.
+                mine = tenants.c.uid == uid
+                connection.execute(update(tenants).where(mine).values(suspended=tenants.c.suspended))
+                if snapshot(connection, tenant.name, tenant.identity.app_uid) != decided_on:
+                    raise SupersededError
+                yield Change(connection, uid)
+        except IntegrityError:
+            raise KeyStoreError(
+                f"the key store refuses a change of tenant {tenant.name!r}",
+                hint="it was changed by something other than pii_vault: run `pii-vault audit verify`",
+            ) from None
 
     def reserve(self, tenant_uid: bytes, version: int, count: int, *, patient: bool = False) -> int:
         """Count `count` values as sealed with a data key, before they are; return how many are now counted.
