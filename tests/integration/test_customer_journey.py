@@ -11,7 +11,7 @@ from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import StrictKms
 
 from pii_vault import EncryptedString, Vault
-from pii_vault.errors import KeyRecordError, KmsDeniedError, KmsError
+from pii_vault.errors import ConfigurationError, KeyRecordError, KmsDeniedError, KmsError
 from pii_vault.keystore.schema import keks, policies, tenants
 from pii_vault.kms import KmsKey
 
@@ -22,7 +22,7 @@ _CONTEXT = {
     "pii-vault:purpose",
     "pii-vault:record",
 }
-_CRYPTO = ("GenerateDataKey", "Decrypt")
+_CRYPTO = ("GenerateDataKey", "Decrypt", "ReEncrypt")
 
 
 class Base(DeclarativeBase):
@@ -106,16 +106,30 @@ def test_a_thousand_rows_cost_one_decrypt_while_the_keys_are_cold_and_none_while
 
 def test_every_request_names_a_whole_arn_and_holds_five_opaque_entries(build: Callable[..., Application]) -> None:
     application = build()
+    vault, kms = application.vault, application.kms
     application.add("acme", "ada@example.com")
-    application.vault.rotate("acme")
+    vault.rotate("acme")
     application.add("acme", "bob@example.com")
     assert application.emails("acme") == ["ada@example.com", "bob@example.com"]
-    seen = [call for call in application.kms.calls if call.operation in _CRYPTO]
+    kms.rotate(application.customers["acme"].arn)
+    vault.rewrap("acme", dry_run=True)
+    vault.rewrap("acme")
+    vault.rewrap("acme", new_kek=True)
+    vault.validate("acme")
+    vault.set_rotation("acme", follows_kms=True)
+    vault.rotate_due()
+    vault.suspend("acme", "a reason")
+    vault.audit.anchor("acme")
+    seen = [call for call in kms.calls if call.operation in _CRYPTO]
     assert {call.operation for call in seen} == set(_CRYPTO)
+    owners = {customer.arn for customer in application.customers.values()} | {kms.platform_key()}
+    purposes = {"kek", "data", "audit", "audit-root"}
     for call in seen:
-        owners = {customer.arn for customer in application.customers.values()} | {application.kms.platform_key()}
         assert call.key in owners
         assert set(call.context) == _CONTEXT
+        assert call.context["pii-vault:purpose"] in purposes
+        same = call.parameters.get("DestinationEncryptionContext", call.context)
+        assert same == call.context
         assert all(re.fullmatch(r"[a-z0-9._-]{1,64}", value) for value in call.context.values())
         assert not {"acme", "glob"} & set(call.context.values())
 
@@ -132,6 +146,14 @@ def test_a_key_policy_that_demands_the_tenants_uid_is_enough_for_that_tenant_and
         demanded = {"pii-vault:tenant": uids[name].hex()}
         application.kms.allow(key.arn, key.role_arn, context=demanded, context_keys=_CONTEXT)
     application.add("acme", "ada@example.com")
+    # Somebody registers the address of another customer's key, and even says that it is meant.
+    stolen = application.customers["glob"]
+    borrowed = {"key": stolen.arn, "role_arn": stolen.role_arn, "external_id": stolen.external_id}
+    with pytest.raises(ConfigurationError, match="that of tenant 'glob'"):
+        application.vault.add_tenant("eve", **borrowed)  # type: ignore[arg-type]
+    with pytest.raises(KmsDeniedError, match="AccessDeniedException"):
+        application.vault.add_tenant("eve", shared_key=True, **borrowed)  # type: ignore[arg-type]
+    assert application.vault.tenants() == ["acme", "glob"]
     acme, glob = (uids[name] for name in ("acme", "glob"))
     columns = [keks.c.kms_key_arn, keks.c.role_arn, keks.c.external_id, keks.c.wrapped]
     with application.engine.begin() as connection:
