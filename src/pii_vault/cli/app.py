@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import typer
+from typer.core import TyperGroup
+
+ORDER: Final = ("db", "tenant", "key", "rotate", "rewrap", "audit", "inspect", "demo", "version")
+"""The commands as the help lists them: roughly as one comes to need them."""
 
 
-def _group(help_text: str) -> typer.Typer:
+class _Ordered(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands' names in our order, not in that of imports."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
+def _group(help_text: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     return typer.Typer(
+        cls=cls,
         help=help_text,
         no_args_is_help=True,
         add_completion=False,
@@ -15,14 +28,16 @@ def _group(help_text: str) -> typer.Typer:
     )
 
 
+# A group's help lists the first sentence of each command: above 62 characters it would be cut at 80 columns.
 app = _group(
     "Keep personal data encrypted under keys that each customer holds in its own KMS.\n\n"
-    "Exit codes: 0 done; 1 it failed, or a check found a problem; 2 wrong usage; 130 interrupted."
+    "Exit codes: 0 done; 1 it failed, or a check found a problem; 2 wrong usage; 130 interrupted.",
+    _Ordered,
 )
-db = _group("The key store's schema.")
-tenant = _group("The tenants: customers, each with a KMS key of its own or the platform's.")
-key = _group("A tenant's data keys: look at them, check them, rotate them, end them.")
-audit = _group("The audit log: who did what to which keys, and whether the log and the keys are as they were left.")
+db = _group("The key store's tables: make them and check them.")
+tenant = _group("Tenants: register customers, say what is agreed with them.")
+key = _group("A tenant's data keys: list, check, rotate and end them.")
+audit = _group("The audit log: read it, verify it, keep its end elsewhere.")
 app.add_typer(tenant, name="tenant")
 app.add_typer(key, name="key")
 app.add_typer(audit, name="audit")

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigurationError
+from ..errors import AuditError, ConfigurationError
 from . import options, output
 from .app import audit
 from .output import FAILED
+from .reports import Entry, Verified
+from .table import FIXED, TEXT
 from .words import instant
 
 if TYPE_CHECKING:
-    from ..audit.reading import Anchor
+    from ..audit.reading import Anchor, LogEntry
 
-Tenants = Annotated[list[str] | None, typer.Argument(metavar="[TENANT]...", help="The tenants; all without a name.")]
+Tenants = Annotated[list[str] | None, typer.Argument(metavar="TENANT", help="Tenants' names; without any, all.")]
 
 
 @audit.command("log")
 def audit_log(
     name: options.Tenant,
-    after: Annotated[int, typer.Option("--after", metavar="SEQ", min=0, help="Begin behind this entry.")] = 0,
+    after: Annotated[int, typer.Option("--after", metavar="ENTRY", min=0, help="Begin behind this entry.")] = 0,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Print so many entries at most.")
     ] = None,
@@ -31,18 +33,23 @@ def audit_log(
     json: options.Json = False,
 ) -> None:
     """Print a tenant's audit log. It is not verified, and no KMS is asked: `audit verify` does that."""
-    from ..audit.reading import LogEntry, entries
+    from ..audit.reading import entries
 
     found = entries(options.key_store(database_url), name, after=after, limit=limit)
     if json:
-        output.show_json(found, list[LogEntry])
+        output.show_json("audit log", [Entry.of(each) for each in found])
         return
     output.show_rows(
-        ("entry", "at", "by", "what", "why", "about"),
+        {"entry": FIXED, "at": FIXED, "by": FIXED, "what": FIXED, "why": TEXT, "about": TEXT},
         [
             (str(each.seq), instant(each.at), each.actor, each.event, each.reason, _about(each.details))
             for each in found
         ],
+        empty="there is no entry",
+        otherwise=(
+            {"entry": FIXED, "at (UTC)": FIXED, "by": FIXED, "what": TEXT},
+            [(str(each.seq), f"{each.at:%Y-%m-%d %H:%M:%S}", each.actor, _sentence(each)) for each in found],
+        ),
     )
 
 
@@ -54,8 +61,8 @@ def audit_verify(
         typer.Option(
             "--anchor",
             metavar="FILE",
-            help="What `audit anchor` printed earlier; - reads standard input. It shows what else cannot be seen: that "
-            "the newest entries were cut off, and the keys put back to match.",
+            help="What `audit anchor` printed earlier; - reads standard input. Only this shows that the newest entries "
+            "were cut off, and the keys put back to match.",
         ),
     ] = None,
     database_url: options.DatabaseUrl = None,
@@ -64,15 +71,14 @@ def audit_verify(
     platform_key: options.PlatformKey = None,
     json: options.Json = False,
 ) -> None:
-    """Check that the audit log is what was written, and the key store what the log says.
+    """Check that nobody changed the audit log, or the keys.
 
-    Asks the platform's KMS, not the customers'. Exits with 1 when something is wrong, and names the first bad entry.
+    The log has to be what was written, and the key store what the log says. Asks the platform's KMS, not the
+    customers'. Exits with 1 when something is wrong, and names the first bad entry.
     """
-    from ..audit.reading import Verification
-
     anchors = _anchors(anchor) if anchor is not None else {}
     vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
-    wanted = names or (sorted(anchors) if anchors else vault.tenants())
+    wanted = list(dict.fromkeys(names or [])) or (sorted(anchors) if anchors else vault.tenants())
     if anchors and (missing := [name for name in wanted if name not in anchors]):
         raise ConfigurationError(f"the anchor file has no anchor of tenant {missing[0]!r}", hint="name others, or none")
     found = []
@@ -80,16 +86,14 @@ def audit_verify(
         for done, name in enumerate(wanted):
             progress(done, len(wanted))
             found.append(vault.audit.verify(name, anchors.get(name)))
+    in_order = "in order, and it continues the anchor" if anchors else "in order"
     if json:
-        output.show_json(found, list[Verification])
+        output.show_json("audit verify", [Verified.of(each) for each in found])
     else:
         output.show_rows(
-            ("tenant", "entries", "found"),
-            [
-                (each.tenant, str(each.entries), problem)
-                for each in found
-                for problem in each.problems or (f"in order{', and it continues the anchor' if anchors else ''}",)
-            ],
+            {"tenant": FIXED, "entries": FIXED, "finding": TEXT},
+            [(each.tenant, str(each.entries), problem) for each in found for problem in each.problems or (in_order,)],
+            empty="there is no tenant",
         )
     if any(each.problems for each in found):
         raise typer.Exit(FAILED)
@@ -103,16 +107,26 @@ def audit_anchor(
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
 ) -> None:
-    """Verify the audit logs and print their ends, one line of JSON a tenant.
+    """Verify the audit logs and print where they end.
 
-    Keep them where nobody who can write to the key store can change them, and give them to `audit verify --anchor`.
+    One line of JSON a tenant. Keep them where nobody who can write to the key store can change them, and give them to
+    `audit verify --anchor`. Exits with 1 when a log is not in order: it gets no anchor, the others do.
     """
     vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
-    wanted = names or vault.tenants()
+    wanted = list(dict.fromkeys(names or [])) or vault.tenants()
+    made, failures = [], []
     with output.progress("anchoring") as progress:
         for done, name in enumerate(wanted):
             progress(done, len(wanted))
-            output.show_line(vault.audit.anchor(name))
+            try:
+                made.append(vault.audit.anchor(name))
+            except AuditError as error:
+                failures.append(str(error))
+    output.show_json_lines("audit anchor", made)
+    for each in failures:
+        output.say(each)
+    if failures:
+        raise typer.Exit(FAILED)
 
 
 def _anchors(file: Path) -> dict[str, Anchor]:
@@ -121,14 +135,15 @@ def _anchors(file: Path) -> dict[str, Anchor]:
 
     from ..audit.reading import ANCHOR_FORMAT, Anchor
 
+    source = "standard input" if str(file) == "-" else str(file)
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        text = (sys.stdin.buffer.read() if source != str(file) else file.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigurationError(f"the anchor file {file} cannot be read: {reason}") from None
+        raise ConfigurationError(f"the anchors in {source} cannot be read: {reason}") from None
     adapter = TypeAdapter(Anchor)
     found: dict[str, Anchor] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -137,18 +152,28 @@ def _anchors(file: Path) -> dict[str, Anchor]:
             anchor = None
         if anchor is None or anchor.format != ANCHOR_FORMAT:
             raise ConfigurationError(
-                f"line {number} of {file} is not an anchor", hint="give what `audit anchor` printed"
+                f"line {number} of {source} is not an anchor", hint="give what `audit anchor` printed"
             )
         found[anchor.tenant] = anchor
     if not found:
-        raise ConfigurationError(f"{file} holds no anchor", hint="give what `audit anchor` printed")
+        raise ConfigurationError(f"{source} holds no anchor", hint="give what `audit anchor` printed")
     return found
+
+
+def _sentence(entry: LogEntry) -> str:
+    """Return what an entry says, in one line for a person."""
+    why = f" ({entry.reason})" if entry.reason else ""
+    about = _about(entry.details)
+    return f"{entry.event}{why}{f': {about}' if about else ''}"
 
 
 def _about(details: dict[str, Any]) -> str:
     """Return what an entry touched, in few words."""
-    keys = [f"{key['purpose']} key {key['version']} {key['state']}" for key in details.get("keys", ())]
-    keks = [f"KEK {kek['generation']} {kek['state']}" for kek in details.get("keks", ())]
+    try:
+        keys = [f"{key['purpose']} key {key['version']} {key['state']}" for key in details.get("keys", ())]
+        keks = [f"KEK {kek['generation']} {kek['state']}" for kek in details.get("keks", ())]
+    except (AttributeError, KeyError, TypeError):
+        return "not to be read: pii_vault did not write this"  # whoever may write to the database may write anything
     if len(keys) > 3:
         keys = [f"{len(keys)} keys"]
     return ", ".join([*keks, *keys]) or ("the tenant" if "tenant" in details else "")

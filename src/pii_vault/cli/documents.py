@@ -1,6 +1,7 @@
-"""What commands print as JSON where it is not what the library returns: plain values, no bytes. The names are promised.
+"""What commands print as JSON about what is there: plain values, no bytes. The names are promised.
 
-docs/json.md describes every document, and its schemas are made from these classes and the library's own.
+docs/json.md describes every document. Its tables and the schemas in docs/schemas are made from these classes, from
+those in `reports` and from the library's own: an attribute's line here is the member's meaning there.
 """
 
 from __future__ import annotations
@@ -12,84 +13,105 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..keys import KeyRecord
     from ..keystore import Snapshot, TenantSummary
+    from ..keystore.upgrade import Status
 
 
 @dataclass(frozen=True)
 class Revision:
-    """`db current`.
+    """Where the key store's tables stand.
 
     Attributes:
-        revision: The revision of the key store's tables, or null when there are none.
+        revision: The revision of the key store's tables; null when there are none.
     """
 
     revision: str | None
 
 
 @dataclass(frozen=True)
+class SchemaStatus:
+    """What a comparison of the key store's schema with this release's came to.
+
+    Attributes:
+        revision: The revision of the key store's tables; null when there are none.
+        expected: The revision that this release needs.
+        problems: What is wrong, one sentence each; empty when the key store is in order.
+    """
+
+    revision: str | None
+    expected: str
+    problems: list[str]
+
+    @classmethod
+    def of(cls, found: Status) -> SchemaStatus:
+        """Return the document about a schema."""
+        return cls(found.revision, found.expected, list(found.problems))
+
+
+@dataclass(frozen=True)
 class Tenant:
-    """One tenant of `tenant list`.
+    """One line about a tenant.
 
     Attributes:
         name: Its name.
-        uid: Its uid, 32 hexadecimal digits: ``pii-vault:tenant`` in the KMS encryption context.
+        uid: Its uid, 32 hexadecimal digits: `pii-vault:tenant` in the KMS encryption context.
         keyset_id: 8 hexadecimal digits, as in the headers of its sealed values.
         suspended: Whether it neither seals nor opens.
-        version: Its active data-key version, or null.
-        kms_key_arn: The KMS key that wraps its key-encryption key.
         created_at: When it was registered.
-        due_at: When its data key is to be rotated, or null.
-        reserved: How many values may have been sealed with its active data key, or null.
+        key_version: The data-key version that it seals with; null when none is active.
+        due_at: When that key is to be rotated; null when none is active.
+        uses: How many values may have been sealed with that key, never too low; null when none is active.
+        kms_key_arn: The KMS key that wraps its key-encryption key; null when there is none yet.
     """
 
     name: str
     uid: str
     keyset_id: str
     suspended: bool
-    version: int | None
-    kms_key_arn: str | None
     created_at: datetime
+    key_version: int | None
     due_at: datetime | None
-    reserved: int | None
+    uses: int | None
+    kms_key_arn: str | None
 
     @classmethod
     def of(cls, found: TenantSummary) -> Tenant:
         """Return the document about a tenant."""
         return cls(
-            found.name,
-            found.uid.hex(),
-            f"{found.keyset_id:08x}",
-            found.suspended,
-            found.version,
-            found.kms_key_arn,
-            found.created_at,
-            found.due_at,
-            found.reserved,
+            name=found.name,
+            uid=found.uid.hex(),
+            keyset_id=f"{found.keyset_id:08x}",
+            suspended=found.suspended,
+            created_at=found.created_at,
+            key_version=found.version,
+            due_at=found.due_at,
+            uses=found.reserved,
+            kms_key_arn=found.kms_key_arn,
         )
 
 
 @dataclass(frozen=True)
 class TenantDetails:
-    """`tenant show`.
+    """All that the key store knows about a tenant, without its keys.
 
     Attributes:
         name: Its name.
-        uid: Its uid, 32 hexadecimal digits.
-        application: The application's uid, 32 hexadecimal digits.
-        keyset_id: 8 hexadecimal digits.
+        uid: Its uid, 32 hexadecimal digits: `pii-vault:tenant` in the KMS encryption context.
+        application: The application's uid, 32 hexadecimal digits: `pii-vault:app` there.
+        keyset_id: 8 hexadecimal digits, as in the headers of its sealed values.
         suspended: Whether it neither seals nor opens.
         created_at: When it was registered.
-        version: Its active data-key version, or null.
-        due_at: When that is to be rotated, or null.
-        reserved: How many values may have been sealed with it, or null.
-        versions: How many data-key versions there were.
-        rotation_days: Its rotation period, or null for the default.
-        follows_kms: Whether its rotation follows that of its KMS key.
+        key_version: The data-key version that it seals with; null when none is active.
+        key_versions: How many data-key versions there were so far.
+        due_at: When the active data key is to be rotated; null when none is active.
+        uses: How many values may have been sealed with the active data key, never too low; null when none is active.
+        rotation_days: Its rotation period in days; null for the default of whoever rotates.
+        follows_kms: Whether it is rotated as often as its KMS key is, and whenever that was.
         kms_key_arn: The KMS key that wraps its key-encryption key.
-        kms_key_material_id: Which material of that, or null.
+        kms_key_material_id: Which material of that KMS key; null when the KMS does not say.
         kms_account: The account that the KMS key must belong to.
         kms_region: The region that it must be in.
-        role_arn: The role that is assumed, or null.
-        kek_generation: The generation of its key-encryption key.
+        role_arn: The role that is assumed to use it; null when none is.
+        kek_generation: The generation of its key-encryption key, from 1.
         audit_entries: How many entries its audit log has.
     """
 
@@ -99,10 +121,10 @@ class TenantDetails:
     keyset_id: str
     suspended: bool
     created_at: datetime
-    version: int | None
+    key_version: int | None
+    key_versions: int
     due_at: datetime | None
-    reserved: int | None
-    versions: int
+    uses: int | None
     rotation_days: int | None
     follows_kms: bool
     kms_key_arn: str
@@ -124,10 +146,10 @@ class TenantDetails:
             keyset_id=f"{tenant.identity.keyset_id:08x}",
             suspended=tenant.suspended,
             created_at=tenant.created_at,
-            version=active.version if active is not None else None,
+            key_version=active.version if active is not None else None,
+            key_versions=len(found.data_keys),
             due_at=active.due_at if active is not None else None,
-            reserved=active.reserved if active is not None else None,
-            versions=len(found.data_keys),
+            uses=active.reserved if active is not None else None,
             rotation_days=tenant.policy.rotation_days,
             follows_kms=tenant.policy.follows_kms,
             kms_key_arn=kek.kms_key_arn,
@@ -142,25 +164,27 @@ class TenantDetails:
 
 @dataclass(frozen=True)
 class Key:
-    """One data key of `key list`; what `key deactivate`, `compromise` and `destroy` return.
+    """A data key, without the key.
 
     Attributes:
-        version: From 1.
-        state: pre_active, active, deactivated, compromised or destroyed.
-        reason: Why it was made: initial, scheduled, forced, compromised, kms-rotation or limit.
+        tenant: The tenant's name.
+        version: Its version, from 1.
+        state: `pre_active`, `active`, `deactivated`, `compromised` or `destroyed`.
+        reason: Why it was made: `initial`, `scheduled`, `forced`, `compromised`, `kms-rotation` or `limit`.
         created_by: Who asked for it.
         created_at: When it was made.
-        activated_at: When it became active, or null.
-        deactivated_at: When it ceased to be, or null.
-        destroyed_at: When its wrapped bytes were dropped, or null.
-        due_at: When it was or is to be rotated, or null.
-        previous_version: The version before it, or null.
-        reserved: How many values may have been sealed with it.
-        kek_generation: The key-encryption key that wraps it.
+        activated_at: When it became active; null when it never did.
+        deactivated_at: When it was taken out of use; null when it was not.
+        destroyed_at: When it was dropped from the live key store; null when it is there.
+        due_at: When it is to be rotated, or was to be; null before it is active.
+        previous_version: The version before it; null for the first.
+        uses: How many values may have been sealed with it, never too low.
+        kek_generation: The generation of the key-encryption key that wraps it.
         kms_key_arn: The KMS key that generated it.
-        kms_key_material_id: Which material of that, or null.
+        kms_key_material_id: Which material of that KMS key; null when the KMS does not say.
     """
 
+    tenant: str
     version: int
     state: str
     reason: str
@@ -171,27 +195,63 @@ class Key:
     destroyed_at: datetime | None
     due_at: datetime | None
     previous_version: int | None
-    reserved: int
+    uses: int
     kek_generation: int
     kms_key_arn: str
     kms_key_material_id: str | None
 
     @classmethod
-    def of(cls, found: KeyRecord) -> Key:
-        """Return the document about a data key."""
+    def of(cls, tenant: str, found: KeyRecord) -> Key:
+        """Return the document about a tenant's data key."""
         return cls(
-            found.version,
-            str(found.state),
-            found.reason,
-            found.created_by,
-            found.created_at,
-            found.activated_at,
-            found.deactivated_at,
-            found.destroyed_at,
-            found.due_at,
-            found.previous_version,
-            found.reserved,
-            found.kek_generation,
-            found.kms_key_arn,
-            found.kms_key_material_id,
+            tenant=tenant,
+            version=found.version,
+            state=str(found.state),
+            reason=found.reason,
+            created_by=found.created_by,
+            created_at=found.created_at,
+            activated_at=found.activated_at,
+            deactivated_at=found.deactivated_at,
+            destroyed_at=found.destroyed_at,
+            due_at=found.due_at,
+            previous_version=found.previous_version,
+            uses=found.reserved,
+            kek_generation=found.kek_generation,
+            kms_key_arn=found.kms_key_arn,
+            kms_key_material_id=found.kms_key_material_id,
         )
+
+
+@dataclass(frozen=True)
+class SealedValue:
+    """What the header of a sealed value says, and the sizes of its parts.
+
+    Attributes:
+        format: 1.
+        suite: The first byte, in hexadecimal: `0xfa` or `0xfb`.
+        algorithm: `AES-256-GCM`.
+        bound_to: What it is bound to: `tenant`, `column` and, with the suite `0xfb`, `row`.
+        keyset_id: Whose keys sealed it, 8 hexadecimal digits.
+        key_version: The data-key version that sealed it.
+        codec: How the plaintext encodes the value; null for a codec that this release does not know.
+        codec_id: The number of that codec.
+        index_generation: The generation of the index key; null when there are no tokens.
+        tokens: How many blind-index tokens it has.
+        token_bytes: How many bytes these take.
+        plaintext_bytes: How many bytes the encoded plaintext has.
+        stored_bytes: How many bytes the whole value has.
+    """
+
+    format: int
+    suite: str
+    algorithm: str
+    bound_to: list[str]
+    keyset_id: str
+    key_version: int
+    codec: str | None
+    codec_id: int
+    index_generation: int | None
+    tokens: int
+    token_bytes: int
+    plaintext_bytes: int
+    stored_bytes: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 from typing import Annotated
 
@@ -13,20 +12,32 @@ from .app import app, key
 from .application import metadata_of
 from .documents import Key
 from .output import FAILED
-from .words import day, instant, or_none, uses
+from .reports import Check, DueTenant, Rotated
+from .table import FIXED, SPARE, TEXT
+from .words import NONE, day, instant, or_none, uses
 
-Version = Annotated[int, typer.Argument(metavar="VERSION", help="The data key's version: key list shows them.")]
+Version = Annotated[int, typer.Argument(metavar="VERSION", help="The data key's version: `key list` shows them.")]
 
 
 @key.command("list")
 def key_list(name: options.Tenant, database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
     """List a tenant's data keys, old ones too."""
-    found = [Key.of(each) for each in options.key_store(database_url).load(name).data_keys]
+    found = [Key.of(name, each) for each in options.key_store(database_url).load(name).data_keys]
     if json:
-        output.show_json(found, list[Key])
+        output.show_json("key list", found)
         return
     output.show_rows(
-        ("version", "state", "reason", "by", "active from", "to", "due", "uses", "KMS material"),
+        {
+            "version": FIXED,
+            "state": FIXED,
+            "made": FIXED,
+            "by": SPARE,
+            "active from": FIXED,
+            "until": FIXED,
+            "due": FIXED,
+            "uses": FIXED,
+            "KMS material": SPARE,
+        },
         [
             (
                 str(each.version),
@@ -35,8 +46,8 @@ def key_list(name: options.Tenant, database_url: options.DatabaseUrl = None, jso
                 each.created_by,
                 day(each.activated_at),
                 day(each.deactivated_at),
-                day(each.due_at),
-                uses(each.reserved),
+                day(each.due_at if each.state == "active" else None),
+                uses(each.uses),
                 or_none(each.kms_key_material_id),
             )
             for each in found
@@ -53,21 +64,21 @@ def key_validate(
     platform_key: options.PlatformKey = None,
     json: options.Json = False,
 ) -> None:
-    """Check a tenant's KMS key and data key, as is done before a new key is used. Changes nothing.
+    """Check a tenant's KMS key and data key.
 
-    Exits with 1 when a check does not pass.
+    The checks are those that a new key has to pass before it is used. They change nothing. Exits with 1 when one of
+    them does not pass.
     """
-    from ..lifecycle.validation import Outcome
-
     vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
     with output.waiting(f"checking the keys of {name}"):
         found = vault.validate(name)
     if json:
-        output.show_json(found, list[Outcome])
+        output.show_json("key validate", [Check.of(each) for each in found])
     else:
         words = {True: "ok", False: "FAILED", None: "not made"}
         output.show_rows(
-            ("check", "", "what it found"), [(each.check, words[each.passed], each.finding) for each in found]
+            {"check": FIXED, "result": FIXED, "finding": TEXT},
+            [(each.check, words[each.passed], each.finding) for each in found],
         )
     if not all(each.passed for each in found):
         raise typer.Exit(FAILED)
@@ -78,7 +89,10 @@ def key_rotate(
     name: options.Tenant,
     compromised: Annotated[
         bool,
-        typer.Option("--compromised", help="A key may have leaked: make the next one anew, not one that waits."),
+        typer.Option(
+            "--compromised",
+            help="A key may have leaked: make the new one now, and do not take one that was made before and waits.",
+        ),
     ] = False,
     database_url: options.DatabaseUrl = None,
     kms: options.Kms = None,
@@ -87,7 +101,10 @@ def key_rotate(
     actor: options.Actor = None,
     json: options.Json = False,
 ) -> None:
-    """Make a new data key for a tenant and seal with it from now on. Rows are not touched; old ones stay readable."""
+    """Give a tenant a new data key and seal with it from now on.
+
+    The new key has to pass all checks first. No row is touched, and old rows stay readable.
+    """
     from ..lifecycle.parts import Reason
 
     vault = options.vault(
@@ -96,23 +113,24 @@ def key_rotate(
     with output.waiting(f"rotating {name}"):
         done = vault.rotate(name, Reason.COMPROMISED if compromised else Reason.FORCED)
     if json:
-        output.show_json(done)
+        output.show_json("key rotate", Rotated.of(done))
     elif done.made:
-        print(f"tenant {name} seals with data key version {done.version}; earlier versions still open")
+        output.show_text(f"tenant {name} seals with data key version {done.version}; earlier versions still open")
     else:
-        print(f"tenant {name} was rotated by somebody else meanwhile, to data key version {done.version}")
+        output.show_text(f"tenant {name} was rotated by somebody else meanwhile, to data key version {done.version}")
 
 
 @app.command("rotate")
 def rotate(
-    due: Annotated[bool, typer.Option("--due", help="Every tenant whose data key is due: say it.")] = False,
+    due: Annotated[bool, typer.Option("--due", help="Rotate what is due. It has to be said.")] = False,
     ahead: Annotated[
         int,
         typer.Option(
             "--ahead",
             metavar="DAYS",
             min=0,
-            help="How long before it is due the next key is stored, so that every process knows it in time.",
+            max=3650,
+            help="How long before a key is due the next one is stored, so that every process knows it in time.",
         ),
     ] = 1,
     dry_run: options.DryRun = False,
@@ -123,12 +141,12 @@ def rotate(
     actor: options.Actor = None,
     json: options.Json = False,
 ) -> None:
-    """Rotate every tenant whose data key is due. Made for cron, a systemd timer or a Kubernetes CronJob.
+    """Rotate every tenant whose data key is due.
 
-    May be called as often as one likes and on several machines at once. Exits with 1 when a tenant failed; the others
-    are done nevertheless.
+    Made for cron, a systemd timer or a Kubernetes CronJob: it may be called as often as one likes and on several
+    machines at once. Exits with 1 when a tenant failed; the others are done nevertheless.
     """
-    from ..lifecycle.schedule import Due, Step, denied_together
+    from ..lifecycle.schedule import Step, denied_together
 
     if not due:
         raise typer.BadParameter("rotate needs --due; one tenant is rotated with `pii-vault key rotate TENANT`")
@@ -139,17 +157,21 @@ def rotate(
         found = vault.rotate_due(ahead=timedelta(days=ahead), dry_run=dry_run, progress=progress)
     failed = [each for each in found if each.step is Step.FAILED]
     if json:
-        output.show_json(found, list[Due])
+        output.show_json("rotate --due", [DueTenant.of(each, dry_run) for each in found])
     else:
-        told = [each for each in found if each.step is not Step.NOT_DUE]
+        # Nothing into a pipe when nothing is due: cron mails what is printed.
         output.show_rows(
-            ("tenant", "would be" if dry_run else "what", "why", "version", "due"),
-            [(each.tenant, each.step, each.reason, str(each.version or "none"), day(each.due_at)) for each in told],
+            {"tenant": FIXED, "would be" if dry_run else "was": FIXED, "why": TEXT, "version": FIXED, "due": FIXED},
+            [
+                (each.tenant, each.step, each.reason, str(each.version or NONE), day(each.due_at))
+                for each in found
+                if each.step is not Step.NOT_DUE
+            ],
+            empty="nothing is due",
         )
-        if not told and sys.stdout.isatty():
-            print("nothing is due")  # not into a pipe: cron mails what is printed
     if denied_together(found):
-        output.say(f"{len(failed)} customers refuse at once: look at our own role and its permissions first")
+        denied = sum(each.denied for each in found)
+        output.say(f"{denied} customers refuse at once: look at our own role and its permissions first")
     if failed:
         raise typer.Exit(FAILED)
 
@@ -165,15 +187,20 @@ def key_deactivate(
     actor: options.Actor = None,
     json: options.Json = False,
 ) -> None:
-    """Stop sealing for a tenant; what is sealed goes on opening. `key rotate` starts again, with a new key."""
+    """Stop sealing for a tenant; what is sealed goes on opening.
+
+    `key rotate` starts again, with a new key. The customer's KMS is not asked.
+    """
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
-    done = Key.of(vault.deactivate(name, reason))
+    done = Key.of(name, vault.deactivate(name, reason))
     if json:
-        output.show_json(done)
+        output.show_json("key deactivate", done)
     else:
-        print(f"data key version {done.version} of tenant {name} opens only; nothing is sealed until it is rotated")
+        output.show_text(
+            f"data key version {done.version} of tenant {name} opens only; nothing is sealed until it is rotated"
+        )
 
 
 @key.command("compromise")
@@ -189,20 +216,22 @@ def key_compromise(
     actor: options.Actor = None,
     json: options.Json = False,
 ) -> None:
-    """Mark a data key as compromised: only re-encryption opens what it sealed, the application does not.
+    """Let only re-encryption open what a data key has sealed.
 
-    If a key has leaked, rotate first (`key rotate --compromised`), re-encrypt, and mark it then.
+    The application no longer reads it, and nothing makes it usable again. If a key has leaked, rotate first
+    (`key rotate --compromised`), re-encrypt, and mark it then. The customer's KMS is not asked.
     """
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
     consequence = f"What data key version {version} of tenant {name} sealed cannot be read until it is re-encrypted."
     output.confirm(consequence, name, yes=yes)
-    done = Key.of(vault.compromise(name, version, reason))
+    done = Key.of(name, vault.compromise(name, version, reason))
     if json:
-        output.show_json(done)
+        output.show_json("key compromise", done)
     else:
-        print(f"data key version {version} of tenant {name} is compromised: only re-encryption opens what it sealed")
+        said = f"data key version {version} of tenant {name} is compromised: only re-encryption opens what it sealed"
+        output.show_text(said)
 
 
 @key.command("destroy")
@@ -232,10 +261,11 @@ def key_destroy(
     actor: options.Actor = None,
     json: options.Json = False,
 ) -> None:
-    """Drop a data key from the live key store, once no value is left that it sealed. Its record stays.
+    """Drop a data key that has sealed nothing that is left.
 
-    Backups of the key store keep it, and open it as long as the KMS key lives. Refused, with the counts, while values
-    are left, and until a day after the key was taken out of use.
+    It is gone from the live key store, and its record stays. Backups of the key store keep it, and open it as long as
+    the KMS key lives. Refused, with the counts, while values are left, and until a day after the key was taken out of
+    use. The customer's KMS is not asked.
     """
     tables = metadata_of(metadata)
     vault = options.vault(
@@ -246,7 +276,7 @@ def key_destroy(
     def destroy(*, dry_run: bool) -> Key:
         with output.waiting("counting values"):
             found = vault.destroy_key(name, version, metadata=tables, engine=engine, reason=reason, dry_run=dry_run)
-        return Key.of(found)
+        return Key.of(name, found)
 
     done = destroy(dry_run=True)
     if not dry_run:
@@ -254,11 +284,13 @@ def key_destroy(
         output.confirm(consequence, name, yes=yes)
         done = destroy(dry_run=False)
     if json:
-        output.show_json(done)
-    elif dry_run:
-        print(f"data key version {version} of tenant {name} has sealed nothing that is left, and can be destroyed")
+        output.show_json("key destroy", done)
+        return
+    which = f"data key version {version} of tenant {name}"
+    if dry_run:
+        output.show_text(f"{which} has sealed nothing that is left, and can be destroyed")
     else:
-        print(
-            f"data key version {version} of tenant {name} is destroyed, {instant(done.destroyed_at)}: in the live key "
-            "store only; backups open it as long as the KMS key lives"
+        output.show_text(
+            f"{which} is destroyed, {instant(done.destroyed_at)}: in the live key store only; backups open it as long "
+            "as the KMS key lives"
         )

@@ -10,8 +10,9 @@ import typer
 
 from . import options, output
 from .app import app, db
-from .documents import Revision
+from .documents import Revision, SchemaStatus
 from .output import FAILED
+from .words import or_none
 
 
 @app.command()
@@ -27,7 +28,7 @@ def demo(
     ] = None,
     kms: Annotated[
         str, typer.Option("--kms", metavar="local|aws", help="A key file that is thrown away, or AWS KMS.")
-    ] = ("local"),
+    ] = "local",
     endpoint_url: options.EndpointUrl = None,
     key: Annotated[
         list[str] | None,
@@ -39,9 +40,9 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Show on one screen what pii_vault does, and check every claim while making it.
+    """Show what pii_vault does, and check every claim on the way.
 
-    Exits with 1 when a claim does not hold. Leaves nothing behind.
+    One screen. Exits with 1 when a claim does not hold. Leaves nothing behind.
     """
     from ..demo import run
 
@@ -52,11 +53,15 @@ def demo(
 
 
 @db.command("upgrade")
-def db_upgrade(database_url: options.DatabaseUrl = None) -> None:
-    """Create the key store's tables, or bring them to this release. Doing it again changes nothing."""
+def db_upgrade(database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+    """Make the key store's tables, or bring them to this release. Doing it again changes nothing."""
     from ..keystore.upgrade import upgrade
 
-    print(f"the key store is at revision {upgrade(options.engine(database_url))}")
+    revision = upgrade(options.engine(database_url))
+    if json:
+        output.show_json("db upgrade", Revision(revision))
+    else:
+        print(f"the key store is at revision {revision}")
 
 
 @db.command("current")
@@ -66,19 +71,22 @@ def db_current(database_url: options.DatabaseUrl = None, json: options.Json = Fa
 
     revision = current(options.engine(database_url))
     if json:
-        output.show_json(Revision(revision))
+        output.show_json("db current", Revision(revision))
     else:
         print(revision or "none")
 
 
 @db.command("check")
 def db_check(database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
-    """Compare the key store's tables, indexes and triggers with this release; exit with 1 when something is wrong."""
+    """Compare the key store's schema with this release's.
+
+    Looks at tables, columns, indexes, constraints and triggers. Exits with 1 when something is wrong.
+    """
     from ..keystore.upgrade import check
 
     status = check(options.engine(database_url))
     if json:
-        output.show_json(status)
+        output.show_json("db check", SchemaStatus.of(status))
     else:
         for line in status.problems or (f"the key store is in order, at revision {status.revision}",):
             print(line)
@@ -90,18 +98,36 @@ def db_check(database_url: options.DatabaseUrl = None, json: options.Json = Fals
 def inspect(
     value: Annotated[
         str,
-        typer.Argument(help="A sealed value in hex (as psql and sqlite3 print it) or base64; - reads standard input."),
+        typer.Argument(
+            metavar="VALUE",
+            help="A sealed value in hex, as psql and sqlite3 print it, or in base64; - reads standard input.",
+        ),
     ],
     json: options.Json = False,
 ) -> None:
     """Show the header of a sealed value. Needs no key, and proves nothing: the header is not authenticated here."""
     from .sealed import describe, parse_text
 
-    facts = describe(parse_text(value))
+    found = describe(parse_text(value))
     if json:
-        output.show_json(facts)
-    else:
-        output.show_facts({name.replace("_", " "): str(each) for name, each in facts.items()})
+        output.show_json("inspect", found)
+        return
+    output.show_facts(
+        {
+            "format": str(found.format),
+            "suite": found.suite,
+            "algorithm": found.algorithm,
+            "bound to": ", ".join(found.bound_to),
+            "keyset": found.keyset_id,
+            "key version": str(found.key_version),
+            "codec": found.codec or f"unknown ({found.codec_id})",
+            "index generation": or_none(found.index_generation),
+            "tokens": str(found.tokens),
+            "token bytes": str(found.token_bytes),
+            "plaintext bytes": str(found.plaintext_bytes),
+            "stored bytes": str(found.stored_bytes),
+        }
+    )
 
 
 @app.command()

@@ -5,7 +5,8 @@ An option that is not given is None, and then the variable, the file or the defa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -28,7 +29,11 @@ DatabaseUrl = Annotated[
 
 Kms = Annotated[
     str | None,
-    typer.Option("--kms", metavar="aws|local:PATH", help="Where the customers' KMS keys are; aws by default."),
+    typer.Option(
+        "--kms",
+        metavar="aws|local:PATH",
+        help="Where the KMS keys are: in AWS, or in a key file for development; aws by default.",
+    ),
 ]
 
 EndpointUrl = Annotated[
@@ -41,13 +46,13 @@ PlatformKey = Annotated[
     typer.Option(
         "--platform-key",
         metavar="ARN",
-        help="A KMS key of our own, not a customer's: it protects the audit log, and tenants without a key.",
+        help="A KMS key of our own, not a customer's: it protects the audit log, and tenants without a KMS key.",
     ),
 ]
 
 Actor = Annotated[
     str | None,
-    typer.Option("--actor", metavar="NAME", help="Who the audit log says has asked; the system's user by default."),
+    typer.Option("--actor", metavar="NAME", help="Who asks, for the audit log; the system's user by default."),
 ]
 
 Why = Annotated[
@@ -62,16 +67,25 @@ RoleArn = Annotated[
 ExternalId = Annotated[str | None, typer.Option("--external-id", metavar="ID", help="The ExternalId for that role.")]
 
 SharedKey = Annotated[
-    bool, typer.Option("--shared-key", help="Another tenant may have the same KMS key: it is the same customer's.")
+    bool,
+    typer.Option(
+        "--shared-key", help="Allow a KMS key that another tenant has too, because both are the same customer's."
+    ),
 ]
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Make every check, say what would be done, change nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Make every check, say what would be done, and change nothing.")
+]
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask. Needed where there is no terminal to ask on.")]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/json.md describes it.")]
 
 Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
+
+
+opened: Final = ExitStack()
+"""Closes the connections that this command has opened; `run` does it when the command ends."""
 
 
 def engine(database_url: str | None) -> Engine:
@@ -80,7 +94,7 @@ def engine(database_url: str | None) -> Engine:
     Raises:
         ConfigurationError: no URL is set, it cannot be read, or its driver is missing.
     """
-    return _settings(database_url=database_url).make_engine()
+    return _closed_later(_settings(database_url=database_url).make_engine())
 
 
 def key_store(database_url: str | None) -> KeyStore:
@@ -96,12 +110,30 @@ def vault(**options: Any) -> Vault:
     Raises:
         ConfigurationError: a setting is missing or cannot be used.
     """
-    return _settings(**options).make_vault()
+    made = _settings(**options).make_vault()
+    opened.callback(made.close)
+    return made
 
 
 def application_engine(database_url: str | None, application_url: str | None) -> Engine:
     """Make an engine on the application's own database."""
-    return _settings(database_url=database_url, application_url=application_url).make_application_engine()
+    settings = _settings(database_url=database_url, application_url=application_url)
+    return _closed_later(settings.make_application_engine())
+
+
+def _closed_later(engine: Engine) -> Engine:
+    opened.callback(engine.dispose)
+    return engine
+
+
+def check_external_id(role_arn: str | None, external_id: str | None) -> None:
+    """Refuse an ExternalId without the role that asks for it.
+
+    Raises:
+        typer.BadParameter: there is none.
+    """
+    if external_id and not role_arn:
+        raise typer.BadParameter("--external-id belongs to --role-arn")
 
 
 def _settings(**options: Any) -> Settings:

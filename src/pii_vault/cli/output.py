@@ -1,11 +1,14 @@
 """Print: tables on a terminal, tab-separated lines into a pipe, JSON on demand.
 
-Progress and questions go to standard error, and only to a terminal.
+Progress and questions go to standard error, and only to a terminal. Names and reasons come from other people: control
+characters in them are written as escapes, so that they can neither move a cursor nor end a line.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,48 +19,86 @@ FAILED = 1
 USAGE = 2
 
 
-def show_json(document: Any, kind: Any = None) -> None:
-    """Print a document as JSON; `kind` is its type where that is not told by the document, as for a list."""
+def show_json(command: str, document: Any) -> None:
+    """Print a document as JSON: as the one that a command promises (`reports.kinds`)."""
     from pydantic import TypeAdapter
 
-    print(TypeAdapter(kind or type(document)).dump_json(document, indent=2).decode())
+    from .reports import kinds
+
+    _write(TypeAdapter(kinds()[command]).dump_json(document, indent=2))
 
 
-def show_line(document: Any) -> None:
-    """Print a document as one line of JSON."""
+def show_json_lines(command: str, documents: Iterable[Any]) -> None:
+    """Print documents as JSON, one line each."""
     from pydantic import TypeAdapter
 
-    print(TypeAdapter(type(document)).dump_json(document).decode())
+    from .reports import kinds
+
+    adapter = TypeAdapter(kinds()[command])
+    for document in documents:
+        _write(adapter.dump_json(document))
 
 
-def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table on a terminal; into a pipe one line a row, tabs between, no head."""
+def _write(json: bytes) -> None:
+    # JSON is UTF-8 whatever the terminal's encoding is.
+    sys.stdout.flush()
+    sys.stdout.buffer.write(json + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def show_rows(
+    columns: Mapping[str, str], rows: Iterable[Iterable[str]], *, empty: str = "", otherwise: Any = None
+) -> None:
+    """Print a table on a terminal; into a pipe one line a row, tabs between, no head.
+
+    Args:
+        columns: The head: names, and what may become of each on a narrow terminal (`table.fitted`).
+        rows: The cells.
+        empty: What to print on a terminal when there is no row. A pipe gets nothing.
+        otherwise: Columns and rows for a terminal, where a person reads something else than a script.
+    """
+    found = [[printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in rows:
+        for row in found:
             print("\t".join(row))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    if not found:
+        if empty:
+            print(empty)
+        return
+    from .table import show_table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    if otherwise is not None:
+        columns, rows = otherwise
+        found = [[printable(cell) for cell in row] for row in rows]
+    show_table(columns, found)
 
 
 def show_facts(facts: Mapping[str, str]) -> None:
     """Print one fact a line, names and values aligned."""
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {printable(value)}")
+
+
+def show_text(text: str) -> None:
+    """Print sentences: in lines on a terminal, in one line into a pipe."""
+    text = printable(text)
+    if sys.stdout.isatty():
+        text = textwrap.fill(text, shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False)
+    print(text)
 
 
 def say(message: str) -> None:
     """Print a message for the person at the terminal, or for the log."""
-    print(f"pii-vault: {' '.join(message.split())}", file=sys.stderr)
+    print(f"pii-vault: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    r"""Return a text with its control characters as escapes, such as ``\x1b`` or ``\t``."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 @contextmanager
@@ -82,8 +123,9 @@ def waiting(what: str) -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(what):
+    with Console(stderr=True).status(Text(printable(what))):
         yield
 
 
@@ -92,13 +134,22 @@ def confirm(consequence: str, name: str, *, yes: bool) -> None:
 
     Raises:
         typer.Exit: the answer is another one (1), or there is nobody to ask (2).
+        KeyboardInterrupt: the answer is Ctrl-C.
     """
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        say("this cannot be undone, and nobody is at a terminal to be asked: give --yes if it is meant")
+        say("this cannot be undone, and there is no terminal to ask on: give --yes if it is meant")
         raise typer.Exit(USAGE)
-    print(consequence, file=sys.stderr)
-    if typer.prompt(f"This cannot be undone. Type {name} to go on", err=True, default="", show_default=False) != name:
+    print(printable(consequence), file=sys.stderr)
+    print(f"This cannot be undone. Type {printable(name)} to go on: ", end="", file=sys.stderr, flush=True)
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        raise
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)  # Ctrl-D leaves the cursor behind the question
+    if answer.removesuffix("\n") != name:
         say("nothing was changed")
         raise typer.Exit(FAILED)

@@ -9,6 +9,8 @@ import typer
 from . import options, output
 from .app import app
 from .output import FAILED
+from .reports import Rewrapped, RewrappedTenant
+from .table import FIXED, TEXT
 
 if TYPE_CHECKING:
     from ..vault import Vault
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @app.command("rewrap")
 def rewrap(
-    name: Annotated[str | None, typer.Argument(metavar="[TENANT]", help="The tenant; or --all.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's name, without --all.")] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every tenant, or those under --from. Run again, it goes on where it stopped.")
     ] = False,
@@ -27,7 +29,7 @@ def rewrap(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="ARN", help="The new KMS key's full ARN; without it, the present key's newer material."
+            "--to", metavar="ARN", help="The new KMS key's full ARN. Without it, the present key's newer material."
         ),
     ] = None,
     to_platform: Annotated[bool, typer.Option("--to-platform", help="To the platform's KMS key.")] = False,
@@ -42,10 +44,20 @@ def rewrap(
     ] = False,
     shared_key: options.SharedKey = False,
     reason: options.Why = "",
-    rate: Annotated[float, typer.Option("--rate", metavar="N", help="With --all: tenants a second, at most.")] = 50.0,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", metavar="N", help="With --all: so many tenants a second, at most; 50 by default."),
+    ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, max=8, help="With --all: tenants at a time; 1 on SQLite.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            max=8,
+            help="With --all: so many tenants at a time; 4 by default. Give 1 where the key store is on SQLite.",
+        ),
+    ] = None,
     dry_run: options.DryRun = False,
     database_url: options.DatabaseUrl = None,
     kms: options.Kms = None,
@@ -54,29 +66,36 @@ def rewrap(
     actor: options.Actor = None,
     json: options.Json = False,
 ) -> None:
-    """Put a tenant's key-encryption key under another KMS key, or newer material of the same. No row is touched.
+    """Put a tenant's key-encryption key under another KMS key.
 
-    The report says what holds afterwards, also against backups. Exits with 1 when a tenant failed; its old wrapping
-    stays, and the others are done nevertheless.
+    Or under newer material of the same KMS key. No data key changes, and no row is touched. For one tenant, the report
+    says what holds afterwards, also against backups. Exits with 1 when a tenant failed: its old wrapping stays, and the
+    others are done nevertheless.
     """
-    if every == (name is not None):
+    if (name is None) != every:
         raise typer.BadParameter("name one tenant, or give --all")
-    if not every and under is not None:
-        raise typer.BadParameter("--from belongs to --all")
     if to_platform and to is not None:
         raise typer.BadParameter("give --to or --to-platform, not both")
+    if to is None and shared_key:
+        raise typer.BadParameter("--shared-key belongs to --to")
     if to is None and (role_arn or external_id):
         raise typer.BadParameter("--role-arn and --external-id belong to --to")
-    if every and (role_arn or external_id or shared_key):
-        raise typer.BadParameter("--role-arn, --external-id and --shared-key are for one tenant")
+    options.check_external_id(role_arn, external_id)
+    if every:
+        _check_all(under, to, to_platform, role_arn, rate)
+    elif under is not None or rate is not None or workers is not None:
+        raise typer.BadParameter("--from, --rate and --workers belong to --all")
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
     if to_platform:
         to = vault.platform_key
     if name is None:
-        how = {"reason": reason, "rate": rate, "workers": workers, "dry_run": dry_run}
-        _all(vault, json, under=under, to=to, new_kek=new_kek, **how)
+        how: dict[str, Any] = {"under": under, "to": to, "new_kek": new_kek, "shared_key": shared_key}
+        how |= {"reason": reason, "dry_run": dry_run}
+        how |= {"rate": rate} if rate is not None else {}
+        how |= {"workers": workers} if workers is not None else {}
+        _all(vault, json, **how)
         return
     with output.waiting(f"re-wrapping {name}"):
         done = vault.rewrap(
@@ -90,25 +109,39 @@ def rewrap(
             dry_run=dry_run,
         )
     if json:
-        output.show_json(done)
+        output.show_json("rewrap", Rewrapped.of(done, dry_run))
         return
     output.show_facts(
         {
             "tenant": done.tenant,
-            "would be" if dry_run else "done": done.way,
+            "would be" if dry_run else "was": done.way,
             "KEK generation": str(done.generation),
             "KMS key": done.kms_key_arn,
             "before": done.previous_arn,
         }
     )
-    print(done.promise)
+    output.show_text(done.promise)
 
 
-def _all(vault: Vault, json: bool, **how: Any) -> None:
-    from ..lifecycle.rewrap_all import Moved
+def _check_all(
+    under: str | None,
+    to: str | None,
+    to_platform: bool,
+    role_arn: str | None,
+    rate: float | None,
+) -> None:
+    if role_arn:
+        raise typer.BadParameter("--role-arn and --external-id are for one tenant")
+    if under is None and (to is not None or to_platform):
+        raise typer.BadParameter(
+            "with --all, --to and --to-platform need --from: they would take every customer's key away"
+        )
+    if rate is not None and not 0 < rate < float("inf"):
+        raise typer.BadParameter("--rate is a number of tenants a second, above 0")
 
+
+def _all(vault: Vault, json: bool, *, dry_run: bool, **how: Any) -> None:
     counted = [0, 0]
-
     try:
         with output.progress("re-wrapping") as shown:
 
@@ -116,17 +149,22 @@ def _all(vault: Vault, json: bool, **how: Any) -> None:
                 counted[:] = done, total
                 shown(done, total)
 
-            found = vault.rewrap_all(**how, progress=progress)
+            found = vault.rewrap_all(**how, dry_run=dry_run, progress=progress)
     except KeyboardInterrupt:
-        output.say(f"stopped after {counted[0]} of {counted[1]} tenants; the same command goes on from there")
+        if not dry_run:
+            # Those that were under way were finished, and are not counted.
+            done = f"stopped: at least {counted[0]} of {counted[1]} tenants are done"
+            begins_anew = how["new_kek"] and how["under"] is None
+            output.say(f"{done}; the same command {'begins with all of them' if begins_anew else 'goes on from there'}")
         raise
     failed = [each for each in found if each.failure is not None]
     if json:
-        output.show_json(found, list[Moved])
+        output.show_json("rewrap --all", [RewrappedTenant.of(each, dry_run) for each in found])
     else:
+        output.show_rows({"tenant": FIXED, "failed with": TEXT}, [(each.tenant, each.failure or "") for each in failed])
         ways = [each.way for each in found if each.way is not None]
-        output.show_rows(("tenant", "failed with"), [(each.tenant, each.failure or "") for each in failed])
-        counts = [f"{ways.count(way)} {way}" for way in dict.fromkeys(ways)]
-        print(", ".join([*counts, *([f"{len(failed)} failed"] if failed else [])]) or "there is no tenant to re-wrap")
+        counts = [f"{ways.count(way)} {'would be ' if dry_run else ''}{way}" for way in dict.fromkeys(ways)]
+        counts += [f"{len(failed)} failed"] if failed else []
+        output.show_text(", ".join(counts) or "there is no tenant to re-wrap")
     if failed:
         raise typer.Exit(FAILED)

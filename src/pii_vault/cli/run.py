@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 
 from ..errors import PiiVaultError
-from . import auditing, keys, looking, rewrapping, tenants  # noqa: F401 - they add their commands
+from . import auditing, keys, looking, options, rewrapping, tenants  # noqa: F401 - they add their commands
 from .app import app
 from .output import FAILED, USAGE, say
 
@@ -19,12 +20,19 @@ INTERRUPTED = 128 + signal.SIGINT
 
 def run() -> NoReturn:
     """Run what the command line asks for, and exit."""
+    # A name that the terminal's encoding has no letters for is shown as an escape, and is no failure.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_exit_code())
 
 
 def _exit_code() -> int:
+    if any(not _is_text(each) for each in sys.argv):
+        say("an argument is not text in this system's encoding")
+        return USAGE
     try:
-        code = app(standalone_mode=False, prog_name="pii-vault")
+        with options.opened:
+            code = app(standalone_mode=False, prog_name="pii-vault")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -42,6 +50,11 @@ def _exit_code() -> int:
         return _unexpected(error)
 
 
+def _is_text(argument: str) -> bool:
+    # Bytes that are no text arrive as surrogates, which neither a database nor JSON takes.
+    return not any("\ud800" <= each <= "\udfff" for each in argument)
+
+
 def _is_usage(error: Any) -> bool:
     # Typer brings its own copy of click from some release on: the class has two homes, the methods are the same.
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
@@ -50,7 +63,7 @@ def _is_usage(error: Any) -> bool:
 def _usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "pii-vault"
-    message = error.format_message().rstrip(".")
+    message = error.format_message().removeprefix("Invalid value: ").rstrip(".")
     if "\n" in message:
         print(message, file=sys.stderr)  # no command at all: this is the whole help
     else:

@@ -6,11 +6,11 @@ import base64
 import binascii
 import re
 import sys
-from typing import Any
 
 from ..encoding import REGISTRY
 from ..envelope import IV_BYTES, SUITE_ROW, TAG_BYTES, TOKEN_BYTES, parse
 from ..errors import ConfigurationError
+from .documents import SealedValue
 
 _SQL_HEX = re.compile(r"(?:\\x|0x|[xX]')([0-9A-Fa-f]*)'?")
 
@@ -35,7 +35,7 @@ def parse_text(text: str) -> bytes:
     raise ConfigurationError("the value is neither hex nor base64", hint="in SQL: encode(column, 'hex') or hex(column)")
 
 
-def describe(sealed: bytes) -> dict[str, Any]:
+def describe(sealed: bytes) -> SealedValue:
     """Return what the header of a sealed value says, and the sizes of its parts.
 
     Raises:
@@ -43,17 +43,18 @@ def describe(sealed: bytes) -> dict[str, Any]:
     """
     header = parse(sealed)
     overhead = header.iv_offset + IV_BYTES + TAG_BYTES
-    return {
-        "format": 1,
-        "suite": f"0x{header.suite:02x}",
-        "algorithm": "AES-256-GCM",
-        "bound_to": "tenant, column, row" if header.suite == SUITE_ROW else "tenant, column",
-        "keyset_id": f"{header.keyset_id:08x}",
-        "key_version": header.version,
-        "codec": REGISTRY.get(header.codec, f"unknown ({header.codec})"),
-        "index_generation": header.index_generation,
-        "tokens": header.tokens,
-        "token_bytes": header.tokens * TOKEN_BYTES,
-        "plaintext_bytes": len(sealed) - overhead,
-        "stored_bytes": len(sealed),
-    }
+    return SealedValue(
+        format=1,
+        suite=f"0x{header.suite:02x}",
+        algorithm="AES-256-GCM",
+        bound_to=["tenant", "column", "row"] if header.suite == SUITE_ROW else ["tenant", "column"],
+        keyset_id=f"{header.keyset_id:08x}",
+        key_version=header.version,
+        codec=REGISTRY.get(header.codec),
+        codec_id=header.codec,
+        index_generation=header.index_generation or None,
+        tokens=header.tokens,
+        token_bytes=header.tokens * TOKEN_BYTES,
+        plaintext_bytes=len(sealed) - overhead,
+        stored_bytes=len(sealed),
+    )

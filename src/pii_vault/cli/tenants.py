@@ -9,11 +9,16 @@ import typer
 from . import options, output
 from .app import tenant
 from .documents import Tenant, TenantDetails
+from .table import FIXED, SPARE
 from .words import day, instant, or_none, uses
 
 RotationDays = Annotated[
     str | None,
-    typer.Option("--rotation-days", metavar="DAYS|default", help="How often its data key is rotated: 1 to 3650 days."),
+    typer.Option(
+        "--rotation-days",
+        metavar="DAYS|default",
+        help="How often its data key is rotated: every 1 to 3650 days, or as often as the setting rotation_days says.",
+    ),
 ]
 
 FollowKms = Annotated[
@@ -30,7 +35,9 @@ def tenant_add(
     name: options.Tenant,
     key: Annotated[
         str | None,
-        typer.Option("--key", metavar="ARN", help="The full ARN of the tenant's KMS key; without it, the platform's."),
+        typer.Option(
+            "--key", metavar="ARN", help="The full ARN of the tenant's KMS key. Without it, the platform's KMS key."
+        ),
     ] = None,
     role_arn: options.RoleArn = None,
     external_id: options.ExternalId = None,
@@ -42,25 +49,29 @@ def tenant_add(
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
     actor: options.Actor = None,
+    json: options.Json = False,
 ) -> None:
     """Register a tenant and make its first keys in its KMS. Doing it again changes nothing."""
-    if key is None and (role_arn or external_id):
-        raise typer.BadParameter("--role-arn and --external-id belong to --key")
+    if key is None and (role_arn or external_id or shared_key):
+        raise typer.BadParameter("--role-arn, --external-id and --shared-key belong to --key")
+    options.check_external_id(role_arn, external_id)
     days = _days(rotation_days)
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
-    record = vault.add_tenant(
-        name,
-        key=key,
-        role_arn=role_arn,
-        external_id=external_id,
-        shared_key=shared_key,
-        rotation_days=days,
-        follows_kms=bool(follow_kms),
-    )
+    with output.waiting(f"registering {name}"):
+        record = vault.add_tenant(
+            name,
+            key=key,
+            role_arn=role_arn,
+            external_id=external_id,
+            shared_key=shared_key,
+            rotation_days=days,
+            follows_kms=bool(follow_kms),
+        )
     whose = "" if key is not None else ", under the platform's KMS key"
-    print(f"tenant {record.name} is registered, keyset {record.identity.keyset_id:08x}{whose}")
+    said = f"tenant {record.name} is registered, keyset {record.identity.keyset_id:08x}{whose}"
+    _done("add", name, said, database_url, json)
 
 
 @tenant.command("list")
@@ -68,23 +79,33 @@ def tenant_list(database_url: options.DatabaseUrl = None, json: options.Json = F
     """List the tenants with their key versions and KMS keys."""
     found = [Tenant.of(each) for each in options.key_store(database_url).summaries()]
     if json:
-        output.show_json(found, list[Tenant])
+        output.show_json("tenant list", found)
         return
     output.show_rows(
-        ("tenant", "state", "keyset", "key version", "KMS key", "registered", "due", "uses"),
+        {
+            "tenant": FIXED,
+            "state": FIXED,
+            "keyset": SPARE,
+            "version": FIXED,
+            "KMS key": FIXED,
+            "registered": SPARE,
+            "due": FIXED,
+            "uses": FIXED,
+        },
         [
             (
                 each.name,
                 "suspended" if each.suspended else "in use",
                 each.keyset_id,
-                or_none(each.version),
+                or_none(each.key_version),
                 or_none(each.kms_key_arn),
                 day(each.created_at),
                 day(each.due_at),
-                uses(each.reserved),
+                uses(each.uses),
             )
             for each in found
         ],
+        empty="no tenant is registered: `pii-vault tenant add` does it",
     )
 
 
@@ -93,22 +114,24 @@ def tenant_show(name: options.Tenant, database_url: options.DatabaseUrl = None, 
     """Show everything that the key store knows about a tenant. Asks no KMS."""
     found = TenantDetails.of(options.key_store(database_url).load(name))
     if json:
-        output.show_json(found)
+        output.show_json("tenant show", found)
         return
-    if found.follows_kms:
-        period = "as its KMS key's"
+    if found.key_version is None:
+        active = f"none of {found.key_versions} is active: nothing is sealed"
     else:
-        period = f"every {found.rotation_days} days" if found.rotation_days else "the default"
+        active = f"version {found.key_version} of {found.key_versions}"
     output.show_facts(
         {
             "tenant": found.name,
-            "state": "suspended" if found.suspended else "in use",
+            "state": "suspended: neither seals nor opens" if found.suspended else "in use",
             "registered": instant(found.created_at),
             "tenant uid": found.uid,
             "application uid": found.application,
             "keyset": found.keyset_id,
-            "data key": f"version {or_none(found.version)} of {found.versions}, {uses(found.reserved)} uses",
-            "rotation": f"{period}; due {instant(found.due_at)}",
+            "data key": active,
+            "uses of it": uses(found.uses),
+            "rotation": _rotation(found),
+            "due": instant(found.due_at),
             "KMS key": found.kms_key_arn,
             "KMS material": or_none(found.kms_key_material_id),
             "expected in": f"account {found.kms_account}, region {found.kms_region}",
@@ -129,19 +152,24 @@ def tenant_set(
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
     actor: options.Actor = None,
+    json: options.Json = False,
 ) -> None:
     """Change how often a tenant's data key is rotated. The day on which the present key is due moves with it."""
     if rotation_days is None and follow_kms is None:
         raise typer.BadParameter("say what to change: --rotation-days, --follow-kms or --no-follow-kms")
+    days = _days(rotation_days)
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
     before = options.key_store(database_url).load(name).tenant.policy
-    days = before.rotation_days if rotation_days is None else _days(rotation_days)
-    follows = before.follows_kms if follow_kms is None else follow_kms
-    vault.set_rotation(name, days=days, follows_kms=follows)
-    active = options.key_store(database_url).load(name).active
-    print(f"tenant {name} is rotated next on {day(active.due_at if active is not None else None)}")
+    vault.set_rotation(
+        name,
+        days=before.rotation_days if rotation_days is None else days,
+        follows_kms=before.follows_kms if follow_kms is None else follow_kms,
+    )
+    found = TenantDetails.of(options.key_store(database_url).load(name))
+    when = f"next on {day(found.due_at)}" if found.due_at is not None else "but has no active data key now"
+    _done("set", name, f"tenant {name} is rotated {_rotation(found)}, {when}", database_url, json)
 
 
 @tenant.command("suspend")
@@ -153,13 +181,15 @@ def tenant_suspend(
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
     actor: options.Actor = None,
+    json: options.Json = False,
 ) -> None:
     """Let a tenant neither seal nor open until it is resumed. Its KMS is not asked."""
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
     changed = vault.suspend(name, reason)
-    print(f"tenant {name} is suspended" if changed else f"tenant {name} was suspended already")
+    said = f"tenant {name} is suspended" if changed else f"tenant {name} was suspended already"
+    _done("suspend", name, said, database_url, json)
 
 
 @tenant.command("resume")
@@ -171,18 +201,34 @@ def tenant_resume(
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
     actor: options.Actor = None,
+    json: options.Json = False,
 ) -> None:
-    """End a tenant's suspension."""
+    """End a tenant's suspension. Its KMS is not asked."""
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
     changed = vault.resume(name, reason)
-    print(f"tenant {name} is in use again" if changed else f"tenant {name} was not suspended")
+    said = f"tenant {name} is in use again" if changed else f"tenant {name} was not suspended"
+    _done("resume", name, said, database_url, json)
+
+
+def _done(command: str, name: str, said: str, database_url: str | None, json: bool) -> None:
+    """Print what was done; as JSON, how the tenant stands now."""
+    if json:
+        output.show_json(f"tenant {command}", TenantDetails.of(options.key_store(database_url).load(name)))
+    else:
+        output.show_text(said)
+
+
+def _rotation(found: TenantDetails) -> str:
+    if found.follows_kms:
+        return "as often as its KMS key"
+    return f"every {found.rotation_days} days" if found.rotation_days else "by default"
 
 
 def _days(text: str | None) -> int | None:
     if text is None or text == "default":
         return None
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise typer.BadParameter(f"--rotation-days is a number of days or the word default, not {text!r}")
     return int(text)

@@ -6,25 +6,27 @@ from datetime import datetime
 
 from ..keys import USE_LIMIT
 
+NONE = "none"
+
 
 def day(when: datetime | None) -> str:
-    """Return a date, or "never"."""
-    return f"{when:%Y-%m-%d}" if when is not None else "never"
+    """Return a date, or "none"."""
+    return f"{when:%Y-%m-%d}" if when is not None else NONE
 
 
 def instant(when: datetime | None) -> str:
-    """Return a date with its time of day, or "never"."""
-    return f"{when:%Y-%m-%d %H:%M:%S} UTC" if when is not None else "never"
+    """Return a date with its time of day, or "none"."""
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC" if when is not None else NONE
 
 
 def or_none(value: object) -> str:
     """Return a text, or "none"."""
-    return str(value) if value is not None else "none"
+    return str(value) if value is not None else NONE
 
 
 def uses(count: int | None) -> str:
     """Return how often a key was used, and how much of what it may that is."""
     if count is None:
-        return "none"
+        return NONE
     share = f"{100 * count / USE_LIMIT:.1f}"
     return f"{count:,} ({share} %)" if share != "0.0" else f"{count:,}"

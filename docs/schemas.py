@@ -1,0 +1,96 @@
+"""Write docs/schemas/ and the tables in docs/json.md, from the types that the commands print. Run it when one changes.
+
+What is there is promised: a member may be added, and none is renamed, removed or given another type.
+"""
+
+import json
+import re
+import typing
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from pii_vault.cli.reports import kinds
+
+FOLDER = Path(__file__).with_name("schemas")
+PAGE = Path(__file__).with_name("json.md")
+
+TABLE = re.compile(r"(<!-- members: (.+?) -->\n).*?(?=\n\n)", re.DOTALL)
+"""A table of members in the page, behind a comment that names a command that prints them."""
+
+
+def file_name(command: str) -> str:
+    """Return the name of a command's schema file: its words with dashes."""
+    return f"{re.sub(r'[ -]+', '-', command)}.json"
+
+
+def schema(command: str) -> dict[str, typing.Any]:
+    """Return the JSON Schema of what a command prints."""
+    kind = kinds()[command]
+    (item,) = typing.get_args(kind) or (kind,)
+    made = TypeAdapter(item).json_schema(mode="serialization")
+    said = meanings(item)
+    document = {
+        "type": "object",
+        "description": item.__doc__.partition("\n")[0],
+        "properties": {
+            name: {**plain(made["properties"][name]), "description": said[name]} for name in made["properties"]
+        },
+        "required": made["required"],
+    }
+    if item is not kind:
+        document = {"type": "array", "items": document}
+    title = f"pii-vault {command}" + ("" if command == "audit anchor" else " --json")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **document}
+
+
+def plain(member: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    """Return a member's schema without pydantic's titles, and with "or null" as a second type."""
+    if "anyOf" in member:
+        one, null = member["anyOf"]
+        assert null == {"type": "null"}
+        return {**one, "type": [one["type"], "null"]}
+    return {name: value for name, value in member.items() if name != "title"}
+
+
+def meanings(item: type) -> dict[str, str]:
+    """Return what the docstring of a dataclass says about each attribute."""
+    _, _, attributes = (item.__doc__ or "").partition("Attributes:\n")
+    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12,}.*)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def table(command: str) -> str:
+    """Return what the page says about each member."""
+    found = schema(command)
+    members = found.get("items", found)["properties"]
+    rows = [f"| `{name}` | {type_of(each)} | {each['description']} |" for name, each in members.items()]
+    return "\n".join(["| member | type | meaning |", "|---|---|---|", *rows])
+
+
+def type_of(member: dict[str, typing.Any]) -> str:
+    """Return a member's type in words."""
+    types = member["type"] if isinstance(member["type"], list) else [member["type"]]
+    words = {"date-time": "time"}.get(member.get("format", ""), types[0])
+    if words == "array":
+        words = f"array of {member['items']['type']}s"
+    return f"{words} or null" if "null" in types else words
+
+
+def files() -> dict[str, str]:
+    """Return the text of each schema file."""
+    return {file_name(each): json.dumps(schema(each), indent=2, ensure_ascii=False) + "\n" for each in kinds()}
+
+
+def page(text: str) -> str:
+    """Return the page with its tables as they should be."""
+    return TABLE.sub(lambda match: match[1] + "\n" + table(match[2]), text)
+
+
+if __name__ == "__main__":
+    for name, text in files().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    for file in FOLDER.iterdir():
+        if file.name not in files():
+            file.unlink()
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,85 @@
+"""docs/command.md names every command, and says of each whom it asks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.support.command import commands, pii_vault_here
+from tests.support.kms_fixtures import strict_kms  # noqa: F401
+from tests.support.strict_kms import StrictKms
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "command.md").read_text("utf-8")
+
+
+def test_the_page_names_every_command_and_no_other() -> None:
+    names = re.findall(r"^\| `([a-z ]+?)(?: [A-Z]+)*` \|", PAGE.partition("## Exit codes")[0], re.MULTILINE)
+    assert sorted(names) == sorted(commands())
+
+
+def test_the_page_writes_the_arguments_that_a_command_needs() -> None:
+    for name, command in commands().items():
+        needed = [each.metavar for each in command.params if each.param_type_name == "argument" and each.required]
+        assert f"| `{' '.join([name, *needed])}` |" in PAGE, name
+
+
+def test_other_commands_of_the_page_exist_too() -> None:
+    words = {name.split()[0] for name in commands()}
+    named = {each for each in re.findall(r"`([^`]+)`", PAGE) if each.split()[0] in words}
+    for each in named:
+        name = re.sub(r" (--|[A-Z]).*", "", each)
+        assert name in commands(), each
+        options = {option for param in commands()[name].params for option in param.opts}
+        assert set(re.findall(r"--[a-z-]+", each)) <= options, each
+
+
+def test_every_command_asks_whom_the_page_says(
+    strict_kms: StrictKms,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    asked: dict[str, tuple[set[str], set[str]]] = {}
+    own, platform = strict_kms.customer_key(), strict_kms.platform_key()
+    url = f"sqlite:///{tmp_path / 'keys.sqlite3'}"
+    settings = {"PII_VAULT_DATABASE_URL": url, "PII_VAULT_PLATFORM_KEY": platform, **strict_kms.environment()}
+
+    def run(command: str, *options: str, name: str = "") -> None:
+        with strict_kms.counting() as calls:
+            done = pii_vault_here(*command.split(), *options, **settings)
+        assert (done.code, done.err) == (0, ""), command
+        customers, ours = asked.setdefault(name or re.sub(r" (--|acme).*", "", command), (set(), set()))
+        for call in calls.calls:
+            actions = {"ReEncrypt": {"ReEncryptFrom", "ReEncryptTo"}}.get(call.operation, {call.operation})
+            (ours if call.key == platform else customers).update(actions - {"AssumeRole"})
+
+    role = ("--role-arn", str(own.role_arn), "--external-id", str(own.external_id))
+    run("db upgrade")
+    run("tenant add acme", "--key", own.arn, *role)
+    run("tenant set acme --rotation-days 80")
+    run("tenant set acme --follow-kms")
+    for command in ("tenant suspend acme", "tenant resume acme", "tenant list", "tenant show acme", "key list acme"):
+        run(command)
+    run("key validate acme")
+    run("key rotate acme")
+    strict_kms.rotate(own.arn)
+    run("rotate --due")
+    run("rewrap acme --dry-run")
+    run("rewrap acme")
+    run("rewrap acme --new-kek", name="rewrap --new-kek")
+    run("key deactivate acme")
+    run("key compromise acme 1 --yes")
+    for command in ("audit log acme", "audit verify", "audit anchor", "db check", "db current"):
+        run(command)
+    log = {"Decrypt"}
+    said: dict[str, tuple[set[str], set[str]]] = {}
+    for cells in re.findall(
+        r"^\| (`.*?) \|(.*?)\|(.*?)\|$", PAGE.partition("## What it asks the KMS")[2], re.MULTILINE
+    ):
+        customers, ours = ({*re.findall(r"`kms:(\w+)`", cell)} for cell in cells[1:])
+        for name in re.findall(r"`(.+?)`", cells[0]):
+            said[name] = (customers, ours | (log if cells[2].strip() == "log" else set()))
+    destroyed = said.pop("key destroy")
+    assert destroyed == said["key compromise"]
+    assert asked["tenant add"][1] == {"Decrypt", "GenerateDataKey"}
+    asked["tenant add"][1].remove("GenerateDataKey")  # the first change of all, as the page says below the table
+    silent = (set(), set())
+    assert {name: found for name, found in asked.items() if found != silent} == said

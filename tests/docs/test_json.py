@@ -1,0 +1,111 @@
+"""docs/json.md and docs/schemas/ say what the commands print: every document, every member, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import typing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from jsonschema import ValidationError
+from tests.support.command import commands
+from tests.support.documents import SCHEMAS, document, validator
+
+from pii_vault.cli.reports import kinds
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "json.md").read_text("utf-8")
+
+# The heading names the commands of a section; what has no command in its heading is prose.
+SECTIONS = {
+    tuple(re.findall(r"`(.+?)`", section.partition("\n")[0])): section
+    for section in PAGE.split("\n## ")[1:]
+    if section.startswith("`")
+}
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("schemas", DOCS / "schemas.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def members(command: str) -> dict[str, Any]:
+    schema = validator(command).schema
+    return dict(schema.get("items", schema)["properties"])
+
+
+def test_the_schemas_are_those_of_what_the_commands_print_now() -> None:
+    assert {file.name: file.read_text("utf-8") for file in SCHEMAS.iterdir()} == script().files()
+
+
+def test_the_tables_of_the_page_are_those_of_what_the_commands_print_now() -> None:
+    assert script().page(PAGE) == PAGE
+    assert len(re.findall(script().TABLE, PAGE)) == len(SECTIONS)
+
+
+def test_every_command_that_prints_json_has_a_document_and_no_other_has() -> None:
+    speaking = {name for name, each in commands().items() if any("--json" in param.opts for param in each.params)}
+    described = {command.removesuffix(" --all").removesuffix(" --due") for command in kinds()}
+    assert described == speaking | {"audit anchor"}
+    assert {command for section in SECTIONS for command in section} == set(kinds())
+
+
+def test_the_commands_of_a_section_print_the_same_members() -> None:
+    for section, text in SECTIONS.items():
+        (shown,) = re.findall(r"<!-- members: (.+?) -->", text)
+        assert shown in section
+        for command in section:
+            assert members(command) == members(shown), command
+
+
+def test_the_page_names_every_member_of_every_schema_and_no_other() -> None:
+    for section, text in SECTIONS.items():
+        table = text.partition("<!-- members: ")[2].partition("```json")[0]
+        assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(members(section[0])), section
+
+
+def test_every_member_is_always_there_has_a_meaning_and_others_may_be_added() -> None:
+    for command in kinds():
+        schema = validator(command).schema
+        item = schema.get("items", schema)
+        assert item["required"] == list(item["properties"]), command
+        assert "additionalProperties" not in item, command
+        assert [name for name, each in item["properties"].items() if not each["description"].endswith(".")] == []
+
+
+def test_every_example_is_what_the_schema_says() -> None:
+    for section, text in SECTIONS.items():
+        examples = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        assert examples, section
+        for example in examples:
+            kind = list if example.startswith("[") else dict
+            printing = [each for each in section if (typing.get_origin(kinds()[each]) or dict) is kind]
+            assert printing, section
+            assert document(printing[0], example)
+
+
+def test_the_schemas_are_strict_about_what_they_describe() -> None:
+    (example,) = re.findall(r"^```json\n(.*?)^```$", SECTIONS[("tenant list",)], re.MULTILINE | re.DOTALL)
+    (tenant,) = json.loads(example)
+    validator("tenant list").validate([{**tenant, "a member of a later release": 1}])
+    wrong = (
+        {"name": None},
+        {"key_version": "1"},
+        {"suspended": 0},
+        {"created_at": "yesterday"},
+        {"created_at": "2026-01-01T00:00:00+01:00"},
+    )
+    for each in wrong:
+        with pytest.raises(ValidationError):
+            validator("tenant list").validate([tenant | each])
+    for name in tenant:
+        with pytest.raises(ValidationError):
+            validator("tenant list").validate([{key: value for key, value in tenant.items() if key != name}])
