@@ -210,7 +210,9 @@ def _read(entry: Entry) -> LogEntry:
     try:
         said = json.loads(entry.text)
         at = datetime.fromisoformat(said["at"])
-        return LogEntry(entry.seq, at, said["actor"], said["event"], said["reason"], said["details"])
+        words = (said["actor"], said["event"], said["reason"])
+        if all(isinstance(word, str) for word in words) and isinstance(said["details"], dict):
+            return LogEntry(entry.seq, at, *words, said["details"])
     except (ValueError, TypeError, KeyError):
         pass
     raise AuditError(

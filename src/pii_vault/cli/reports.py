@@ -157,6 +157,7 @@ class RewrappedTenant:
         way: How it was done, or would be: `re_encrypted`, `new_kek` or `unchanged`; null when it failed.
         dry_run: Whether it only would be done.
         kms_key_arn: The KMS key that wraps its key-encryption key now; null when there is none.
+        promise: What holds from now on, also against backups, in words; null when it failed.
         failure: Why it failed, one sentence, and the old wrapping stays; null when it did not.
     """
 
@@ -164,13 +165,14 @@ class RewrappedTenant:
     way: str | None
     dry_run: bool
     kms_key_arn: str | None
+    promise: str | None
     failure: str | None
 
     @classmethod
     def of(cls, found: Moved, dry_run: bool) -> RewrappedTenant:
         """Return the report on a tenant."""
         way = _word(found.way) if found.way is not None else None
-        return cls(found.tenant, way, dry_run, found.kms_key_arn or None, found.failure)
+        return cls(found.tenant, way, dry_run, found.kms_key_arn or None, found.promise, found.failure)
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ def rewrap(
 ) -> None:
     """Put a tenant's key-encryption key under another KMS key.
 
-    Or under newer material of the same KMS key. No data key changes, and no row is touched. For one tenant, the report
-    says what holds afterwards, also against backups. Exits with 1 when a tenant failed: its old wrapping stays, and the
+    Or under newer material of the same KMS key. No data key changes, and no row is touched. The report says what holds
+    afterwards, also against backups. Exits with 1 when a tenant failed: its old wrapping stays, and the
     others are done nevertheless.
     """
     if (name is None) != every:
@@ -141,6 +141,8 @@ def _check_all(
 
 
 def _all(vault: Vault, json: bool, *, dry_run: bool, **how: Any) -> None:
+    from ..lifecycle.rewrap import Way
+
     counted = [0, 0]
     try:
         with output.progress("re-wrapping") as shown:
@@ -152,10 +154,11 @@ def _all(vault: Vault, json: bool, *, dry_run: bool, **how: Any) -> None:
             found = vault.rewrap_all(**how, dry_run=dry_run, progress=progress)
     except KeyboardInterrupt:
         if not dry_run:
-            # Those that were under way were finished, and are not counted.
-            done = f"stopped: at least {counted[0]} of {counted[1]} tenants are done"
+            stopped = f"stopped: {counted[0]} of {counted[1]} tenants are done"
             begins_anew = how["new_kek"] and how["under"] is None
-            output.say(f"{done}; the same command {'begins with all of them' if begins_anew else 'goes on from there'}")
+            output.say(
+                f"{stopped}; the same command {'begins with all of them' if begins_anew else 'goes on from there'}"
+            )
         raise
     failed = [each for each in found if each.failure is not None]
     if json:
@@ -166,5 +169,8 @@ def _all(vault: Vault, json: bool, *, dry_run: bool, **how: Any) -> None:
         counts = [f"{ways.count(way)} {'would be ' if dry_run else ''}{way}" for way in dict.fromkeys(ways)]
         counts += [f"{len(failed)} failed"] if failed else []
         output.show_text(", ".join(counts) or "there is no tenant to re-wrap")
+        done = [each for each in found if each.way not in (None, Way.UNCHANGED)]
+        for promise in dict.fromkeys(each.promise for each in done):
+            output.show_text(promise or "")
     if failed:
         raise typer.Exit(FAILED)

@@ -46,6 +46,14 @@ class AuditKeyRecord:
     created_at: datetime
 
 
+_HINTS: Final = {
+    "SQLITE_BUSY": "somebody else is writing to the file: try again",
+    "SQLITE_READONLY": "this user may not write to the file, or to its folder",
+    "SQLITE_CANTOPEN": "check that the folder exists and that this user may write to it",
+    "InsufficientPrivilege": "this database role may not do that: docs/security.md says what it needs",
+}
+
+
 class KeyStore:
     """The tables behind one application's vault.
 
@@ -272,14 +280,14 @@ class KeyStore:
             raise
         except DBAPIError as error:
             # Not chained and not quoted: driver errors carry parameters.
-            failure = type(error.orig).__name__
+            failure = getattr(error.orig, "sqlite_errorname", type(error.orig).__name__)
         except SQLAlchemyError as error:
             failure = type(error).__name__
         if failure is not None:
             raise self._unusable(failure)
 
     def _unusable(self, failure: str) -> KeyStoreError:
-        hint = "check that the database can be reached"
+        hint = _HINTS.get(failure, "check that the database can be reached")
         try:
             with self._engine.connect() as connection:
                 if not inspect(connection).has_table(schema.revision.name):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -33,12 +33,14 @@ class Moved:
         tenant: Its name.
         way: How it was done, or would be; None when it failed.
         kms_key_arn: The KMS key that wraps its KEK now.
+        promise: What holds from now on, also against backups; None when it failed.
         failure: Why it failed, or None; the old wrapping stays then.
     """
 
     tenant: str
     way: Way | None
     kms_key_arn: str
+    promise: str | None = None
     failure: str | None = None
 
 
@@ -100,14 +102,20 @@ def rewrap_all(
                 describe=describe,
             )
         except PiiVaultError as error:
-            return Moved(tenant.name, None, tenant.kms_key_arn or "", str(error))
-        return Moved(tenant.name, done.way, done.kms_key_arn)
+            return Moved(tenant.name, None, tenant.kms_key_arn or "", failure=str(error))
+        return Moved(tenant.name, done.way, done.kms_key_arn, done.promise)
 
     progress(0, len(tenants))
-    with _pool(workers) as pool:
-        futures = [pool.submit(one, each) for each in tenants]
-        for done, _ in enumerate(as_completed(futures), 1):
-            progress(done, len(tenants))
+    futures: list[Future[Moved]] = []
+    try:
+        with _pool(workers) as pool:
+            futures += (pool.submit(one, each) for each in tenants)
+            for done, _ in enumerate(as_completed(futures), 1):
+                progress(done, len(tenants))
+    except BaseException:
+        # Those count too that were under way: they were finished.
+        progress(sum(future.done() and not future.cancelled() for future in futures), len(tenants))
+        raise
     return [future.result() for future in futures]
 
 

@@ -210,7 +210,7 @@ class Examination:
                     f"{self._name} is the same key as version {other.version}",
                     "the KMS gave the same bytes twice: do not use it",
                 )
-        return f"the key differs from {compared} others"
+        return f"the key differs from every other: {compared} compared"
 
     def _canary(self) -> str:
         identity, version = self._snapshot.tenant.identity, self._record.version

@@ -80,7 +80,7 @@ def test_a_locked_sqlite_file_is_one_line(acme: Operator) -> None:
             )
             acme.outputs += [done.stdout, done.stderr]
             assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), arguments
-            assert done.stderr.startswith("pii-vault: the key store failed with OperationalError")
+            assert done.stderr.startswith("pii-vault: the key store failed with SQLITE_BUSY (somebody else is writing")
         connection.rollback()
     engine.dispose()
     assert state(acme) == "active"
