@@ -169,7 +169,7 @@ def test_a_missing_trigger_index_or_column_is_found(database_url: str, make_engi
     assert "kms_key_material_id" in problems
 
 
-@pytest.mark.parametrize("call", [upgrade, lambda engine: KeyStore(engine).tenants()], ids=["upgrade", "use"])
+@pytest.mark.parametrize("call", [upgrade, lambda engine: KeyStore(engine).names()], ids=["upgrade", "use"])
 def test_tables_of_a_newer_release_are_refused(
     database_url: str, make_engine: MakeEngine, call: Callable[[Engine], Any]
 ) -> None:

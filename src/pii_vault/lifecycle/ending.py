@@ -83,9 +83,11 @@ def destroy(parts: Parts, name: str, version: int, reason: str, rows: Rows, *, d
         _check_drained(name, record, parts.now())
         left = rows(snapshot, record)
         if left:
+            total = sum(left.values())
+            values = "value" if total == 1 else "values"
             counts = ", ".join(f"{count:,} in {column}" for column, count in sorted(left.items()))
             raise KeyStateError(
-                f"data key version {version} of tenant {name!r} still holds {sum(left.values()):,} values: {counts}",
+                f"data key version {version} of tenant {name!r} still holds {total:,} {values}: {counts}",
                 hint="re-encrypt them with the active version first",
             )
         if dry_run:

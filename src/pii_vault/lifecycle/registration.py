@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from sqlalchemy.exc import IntegrityError
 
@@ -128,10 +129,7 @@ def keep_due(parts: Parts, wanted: Snapshot, *, decided_on: Snapshot) -> bool:
     Raises:
         SupersededError: somebody else changed the tenant meanwhile.
     """
-    active = wanted.active
-    due_at = active.due_at if active is not None else None
-    if active is not None and active.activated_at is not None:
-        due_at = active.activated_at + issue.period(parts, wanted)
+    active, due_at = wanted.active, due(parts, wanted)
     if wanted == decided_on and (active is None or due_at == active.due_at):
         return False
     page = parts.ledger.page(wanted.tenant, decided_on)
@@ -140,6 +138,14 @@ def keep_due(parts: Parts, wanted: Snapshot, *, decided_on: Snapshot) -> bool:
         keys = [change.set_due(active, due_at)] if active is not None and due_at is not None else []
         page.write(change, Event.TENANT_CHANGED, tenant=wanted.tenant, keys=keys)
     return True
+
+
+def due(parts: Parts, wanted: Snapshot) -> datetime | None:
+    """Return when the ACTIVE key is due by the tenant's policy; None if there is no such key."""
+    active = wanted.active
+    if active is None or active.activated_at is None:
+        return active.due_at if active is not None else None
+    return active.activated_at + issue.period(parts, wanted)
 
 
 def _registered(parts: Parts, name: str, key: KmsKey) -> Snapshot | None:

@@ -118,6 +118,9 @@ def activate(parts: Parts, name: str, record: KeyRecord, reason: Reason, kek: Ke
     if stored is None or stored.state is not KeyState.PRE_ACTIVE or stored.kek_generation != record.kek_generation:
         # Made ACTIVE or withdrawn by somebody else, or wrapped by another KEK, which this operation has not unwrapped.
         raise SupersededError
+    if kek is None:
+        # Before the version is looked at: what is wrong with its KEK, or with the customer's consent, is not its fault.
+        kek = parts.keyring.unwrap_kek(snapshot.tenant, snapshot.kek)
     try:
         kek = Examination(parts, snapshot, record, kek).require()
     except (KeyValidationError, KeyRecordError) as error:

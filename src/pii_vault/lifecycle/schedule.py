@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -105,12 +105,13 @@ def _look_at(parts: Parts, name: str, ahead: timedelta, dry_run: bool) -> Due:
     if active is None and any(key.epoch for key in snapshot.data_keys):
         # Somebody took it out of use, and only somebody may put another one in its place.
         return _due(snapshot, Step.SKIPPED, "no active key: rotate it by hand")
-    if (
-        not dry_run
-        and snapshot.tenant.policy.follows_kms
-        and registration.keep_due(parts, snapshot, decided_on=snapshot)
-    ):
-        snapshot = parts.store.load(name)
+    if snapshot.tenant.policy.follows_kms:
+        if dry_run:
+            due_at = registration.due(parts, snapshot)
+            keys = tuple(replace(key, due_at=due_at) if key == active else key for key in snapshot.keys)
+            snapshot = replace(snapshot, keys=keys)
+        elif registration.keep_due(parts, snapshot, decided_on=snapshot):
+            snapshot = parts.store.load(name)
     reason = _reason_now(parts, snapshot)
     if reason is not None:
         if not dry_run:

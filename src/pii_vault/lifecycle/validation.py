@@ -12,14 +12,14 @@ from typing import Final
 
 from .. import primitives
 from ..context import kms_context
-from ..errors import KeyStateError, KeyValidationError, KmsCorruptError, KmsDeniedError, PiiVaultError
+from ..errors import KeyStateError, KeyValidationError, KmsCorruptError, KmsDeniedError, OpenError, PiiVaultError
 from ..hierarchy import Kek, active_record
 from ..keyring import kms_key
 from ..keys import KEK_PURPOSE, KeyRecord, KeyState, Policy, Purpose, Secret
-from ..keystore import Snapshot
+from ..keystore import Snapshot, SupersededError
 from ..kms import KmsKey, KmsKeyDescription
 from ..sealing import Keyset
-from .parts import Parts
+from .parts import Parts, decided
 
 _CANARY: Final = b"pii_vault canary"
 _CANARY_CONTEXT: Final = "pii_vault.canary"
@@ -47,11 +47,18 @@ def validate(parts: Parts, name: str) -> list[Outcome]:
         TenantNotFoundError, KeyStoreError: there is nothing to check.
         KeyStateError: the tenant has no data key that seals or will.
     """
-    snapshot = parts.store.load(name)
-    record = snapshot.active or snapshot.pending
-    if record is None:
-        raise KeyStateError(f"tenant {name!r} has no active data key", hint="rotate the tenant to make one")
-    return Examination(parts, parts.store.load(name), record).outcomes()
+
+    def attempt() -> Examination:
+        snapshot = parts.store.load(name)
+        record = snapshot.active or snapshot.pending
+        if record is None:
+            raise KeyStateError(f"tenant {name!r} has no active data key", hint="rotate the tenant to make one")
+        again = parts.store.load(name)
+        if again.chain != snapshot.chain:
+            raise SupersededError  # a change that is written down is no fault
+        return Examination(parts, again, record)
+
+    return decided(name, attempt).outcomes()
 
 
 class Examination:
@@ -217,7 +224,11 @@ class Examination:
         keys = {version: self._unwrapped_key()}
         keyset = Keyset(self._snapshot.tenant.name, identity, version, keys, deadline=0.0, wall_deadline=0.0)
         sealed = keyset.seal(_CANARY_CONTEXT, 1, _CANARY)
-        if _CANARY in sealed or keyset.open_(_CANARY_CONTEXT, sealed) != (1, _CANARY):
+        try:
+            opens = keyset.open_(_CANARY_CONTEXT, sealed) == (1, _CANARY)
+        except OpenError:
+            opens = False
+        if _CANARY in sealed or not opens:
             raise self._failed("canary", f"{self._name} does not open what it sealed", "do not use it")
         return f"{self._name} seals and opens"
 

@@ -30,7 +30,7 @@ def values_under(engine: Engine, metadata: MetaData, keyset_id: int, version: in
     """
     wanted = {
         each: [mine.name for mine in each.columns if isinstance(mine.type, EncryptedType)]
-        for each in metadata.sorted_tables
+        for each in metadata.tables.values()
     }
     if not any(wanted.values()):
         raise ConfigurationError(
