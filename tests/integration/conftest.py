@@ -1,6 +1,7 @@
 """Fixtures of the integration tests."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,20 @@ from tests.support.world import World, make_world
 
 
 @pytest.fixture
-def build_world(
-    database_url: str, tmp_path: Path, make_engine: Callable[..., Engine]
-) -> Iterator[Callable[..., World]]:
-    """Build a world on a fresh database (SQLite, then PostgreSQL): `build_world(metadata, ttl=…)`."""
+def world_on(tmp_path: Path, make_engine: Callable[..., Engine]) -> Iterator[Callable[..., World]]:
+    """Build a world on a given database: `world_on(url, metadata, ttl=…)`; its vault is closed after the test."""
     worlds: list[World] = []
 
-    def build(metadata: Any = None, **options: Any) -> World:
-        worlds.append(make_world(database_url, tmp_path, make_engine, metadata, **options))
+    def build(url: str, metadata: Any = None, **options: Any) -> World:
+        worlds.append(make_world(url, tmp_path, make_engine, metadata, **options))
         return worlds[-1]
 
     yield build
     for world in worlds:
         world.vault.close()
+
+
+@pytest.fixture
+def build_world(database_url: str, world_on: Callable[..., World]) -> Callable[..., World]:
+    """Build a world on a fresh database (SQLite, then PostgreSQL): `build_world(metadata, ttl=…)`."""
+    return partial(world_on, database_url)

@@ -7,13 +7,14 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, String, event, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from tests.support.world import World, make_world
+from tests.support.world import World
 
 from pii_vault import EncryptedString, LocalKms
 from pii_vault.errors import (
@@ -66,8 +67,8 @@ def unwraps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def build(sqlite_url: str, tmp_path: Path, make_engine: Callable[..., Engine]) -> Callable[..., World]:
-    return lambda **options: make_world(sqlite_url, tmp_path, make_engine, Base.metadata, **options)
+def build(sqlite_url: str, world_on: Callable[..., World]) -> Callable[..., World]:
+    return partial(world_on, sqlite_url, Base.metadata)
 
 
 def write(world: World, body: str, tenant: str = "acme") -> None:

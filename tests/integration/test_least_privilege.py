@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, String, create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.support.world import World, make_world
+from tests.support.world import World
 
 from pii_vault import EncryptedString, Vault
 from pii_vault.errors import KeyLimitError, KeyStoreError
@@ -29,8 +28,8 @@ class Person(Base):
 
 
 @pytest.fixture
-def world(postgres_url: str, tmp_path: Path, make_engine: Callable[..., Engine]) -> World:
-    return make_world(postgres_url, tmp_path, make_engine, Base.metadata)
+def world(postgres_url: str, world_on: Callable[..., World]) -> World:
+    return world_on(postgres_url, Base.metadata)
 
 
 @pytest.fixture

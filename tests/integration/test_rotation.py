@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, String, event, select, text
+from sqlalchemy import String, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import StrictKms
-from tests.support.world import TENANTS, World, make_world
+from tests.support.world import TENANTS, World
 
 from pii_vault import EncryptedString, Vault
 from pii_vault.errors import ConfigurationError, KmsDeniedError
@@ -571,9 +571,9 @@ def test_rotations_killed_at_random_moments_lose_nothing(written: World, calenda
 
 
 def test_the_death_of_who_holds_a_tenants_lock_frees_it(
-    postgres_url: str, make_engine: Callable[..., Engine], tmp_path: Path, calendar: Calendar
+    postgres_url: str, world_on: Callable[..., World], tmp_path: Path, calendar: Calendar
 ) -> None:
-    world = make_world(postgres_url, tmp_path, make_engine, now=calendar)
+    world = world_on(postgres_url, now=calendar)
     kennel = Kennel(postgres_url, tmp_path / "kms.json")
     (holder,) = kennel.start("hold", now=calendar.now)
     assert kennel.says() == "holding"
@@ -593,4 +593,3 @@ def test_the_death_of_who_holds_a_tenants_lock_frees_it(
     assert kennel.ended() == [KILLED]
     assert kennel.close() == ""
     assert world.vault.audit.verify("acme").problems == ()
-    world.vault.close()

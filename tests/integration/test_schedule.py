@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, String, create_engine, event, select, text, update
+from sqlalchemy import String, create_engine, event, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
-from tests.support.world import World, make_world
+from tests.support.world import World
 
 from pii_vault import EncryptedString, LocalKms, Vault
 from pii_vault.errors import KmsDeniedError, KmsUnavailableError
@@ -112,10 +112,10 @@ def world(build_world: Callable[..., World], calendar: Calendar) -> World:
 
 @pytest.fixture
 def counted(
-    sqlite_url: str, tmp_path: Path, make_engine: Callable[..., Engine], calendar: Calendar
+    sqlite_url: str, tmp_path: Path, world_on: Callable[..., World], calendar: Calendar
 ) -> Iterator[tuple[World, CountingKms]]:
     """A world whose vault asks a KMS that counts."""
-    world = make_world(sqlite_url, tmp_path, make_engine, now=calendar)
+    world = world_on(sqlite_url, now=calendar)
     world.vault.close()
     kms = CountingKms(tmp_path / "kms.json")
     world.vault = Vault(sqlite_url, kms=kms, now=calendar)

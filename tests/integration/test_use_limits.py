@@ -11,14 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, String, create_engine, event, func, insert, select, text, update
+from sqlalchemy import String, create_engine, event, func, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.urls import async_url
-from tests.support.world import World, make_world
+from tests.support.world import World
 
 from pii_vault import EncryptedInteger, EncryptedString, LocalKms, Vault, metering
 from pii_vault.allowance import FIRST
@@ -47,11 +48,8 @@ class Plain(Base):
 
 
 @pytest.fixture
-def build(database_url: str, tmp_path: Path, make_engine: Callable[..., Engine]) -> Callable[..., World]:
-    def build(**options: Any) -> World:
-        return make_world(database_url, tmp_path, make_engine, Base.metadata, **options)
-
-    return build
+def build(build_world: Callable[..., World]) -> Callable[..., World]:
+    return partial(build_world, Base.metadata)
 
 
 @pytest.fixture
@@ -242,8 +240,8 @@ def test_a_process_that_is_killed_was_counted_for_all_that_it_sealed(world: Worl
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_forked_child_spends_nothing_of_its_parents(postgres_url: str, tmp_path: Path, make_engine: Any) -> None:
-    world = make_world(postgres_url, tmp_path, make_engine, Base.metadata)
+def test_a_forked_child_spends_nothing_of_its_parents(postgres_url: str, world_on: Callable[..., World]) -> None:
+    world = world_on(postgres_url, Base.metadata)
     write(world, 1)
     with world.vault.tenant("acme") as scope:
         keyset = scope.keyset
@@ -380,9 +378,9 @@ def test_closing_the_vault_reports_what_is_owed(build: Callable[..., World]) -> 
     assert counted(world) >= 1501
 
 
-def test_one_transaction_on_one_sqlite_file_may_seal_much(sqlite_url: str, tmp_path: Path, make_engine: Any) -> None:
+def test_one_transaction_on_one_sqlite_file_may_seal_much(sqlite_url: str, world_on: Callable[..., World]) -> None:
     """The application's own transaction is the one writer then, so nothing can be counted until it ends."""
-    world = make_world(sqlite_url, tmp_path, make_engine, Base.metadata)
+    world = world_on(sqlite_url, Base.metadata)
     started = time.monotonic()
     with world.session() as session:
         session.add(Plain(id=1))
@@ -396,8 +394,10 @@ def test_one_transaction_on_one_sqlite_file_may_seal_much(sqlite_url: str, tmp_p
     assert counted(world) >= 10_000
 
 
-def test_a_process_that_ends_reports_what_it_owes(sqlite_url: str, tmp_path: Path, make_engine: Any) -> None:
-    world = make_world(sqlite_url, tmp_path, make_engine, Base.metadata)
+def test_a_process_that_ends_reports_what_it_owes(
+    sqlite_url: str, tmp_path: Path, world_on: Callable[..., World]
+) -> None:
+    world = world_on(sqlite_url, Base.metadata)
     script = _WORKER.replace("as connection:\n", "as connection:\n            connection.execute(insert(Plain))\n")
     process = start(world, tmp_path, batch=5000, batches=1, script=script)
     assert process.communicate(timeout=60) == ("5000\n", "")
