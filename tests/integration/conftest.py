@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from tests.support.calendar import Calendar
 from tests.support.world import World, make_world
 
 
@@ -28,3 +29,8 @@ def world_on(tmp_path: Path, make_engine: Callable[..., Engine]) -> Iterator[Cal
 def build_world(database_url: str, world_on: Callable[..., World]) -> Callable[..., World]:
     """Build a world on a fresh database (SQLite, then PostgreSQL): `build_world(metadata, ttl=…)`."""
     return partial(world_on, database_url)
+
+
+@pytest.fixture
+def calendar() -> Calendar:
+    return Calendar()

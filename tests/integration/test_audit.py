@@ -20,7 +20,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.audited import (
     ACTOR,
     IN_ORDER,
-    Calendar,
     assert_in_order,
     change,
     everything,
@@ -30,6 +29,7 @@ from tests.support.audited import (
     uid,
     written,
 )
+from tests.support.calendar import Calendar
 from tests.support.canary import Secrets, watched_keys
 from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.kms_policy import account_of
@@ -59,7 +59,7 @@ class Note(Base):
 
 @pytest.fixture
 def calendar() -> Calendar:
-    return Calendar()
+    return Calendar(step=timedelta(seconds=1))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ records that it tells of."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from tests.support.audited import (
     ACTOR,
     IN_ORDER,
     OF_A_TENANT,
-    Calendar,
     Row,
     assert_in_order,
     change,
@@ -25,6 +24,7 @@ from tests.support.audited import (
     uid,
     written,
 )
+from tests.support.calendar import Calendar
 from tests.support.world import World
 
 from pii_vault import Vault
@@ -34,7 +34,7 @@ from pii_vault.keystore.schema import application, audit, audit_chains, audit_ke
 
 @pytest.fixture
 def calendar() -> Calendar:
-    return Calendar()
+    return Calendar(step=timedelta(seconds=1))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from tests.support.calendar import DAY, Calendar
 from tests.support.world import World
 
 from pii_vault import EncryptedInteger, EncryptedString
@@ -33,8 +34,7 @@ from pii_vault.keystore.schema import metadata as key_store
 from pii_vault.lifecycle.parts import Reason
 from pii_vault.sealing import Keyset
 
-START = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
-DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
+SECOND = timedelta(seconds=1)
 
 
 class Base(DeclarativeBase):
@@ -55,21 +55,6 @@ class Person(Base):
     tenant_id: Mapped[str] = mapped_column(String(30))
     email: Mapped[str | None] = mapped_column("e-mail", EncryptedString())
     plain: Mapped[str] = mapped_column(String(30), default="plain")
-
-
-class Calendar:
-    """The present instant, which stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@pytest.fixture
-def calendar() -> Calendar:
-    return Calendar()
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import String, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from tests.support.calendar import DAY, START, Calendar
 from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import StrictKms
 from tests.support.world import TENANTS, World
@@ -30,9 +31,6 @@ from pii_vault.keystore import Snapshot
 from pii_vault.kms import KmsKey
 from pii_vault.lifecycle.parts import Reason
 
-START = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
-DAY = timedelta(days=1)
-
 
 class Base(DeclarativeBase):
     pass
@@ -43,21 +41,6 @@ class Note(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(String(30))
     body: Mapped[str] = mapped_column(EncryptedString())
-
-
-class Calendar:
-    """The present instant, which stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@pytest.fixture
-def calendar() -> Calendar:
-    return Calendar()
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import String, create_engine, event, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from tests.support.calendar import DAY, START, Calendar
 from tests.support.world import World
 
 from pii_vault import EncryptedString, LocalKms, Vault
@@ -22,8 +23,7 @@ from pii_vault.kms.aws_errors import kms_error
 from pii_vault.lifecycle.parts import Reason
 from pii_vault.lifecycle.schedule import Due, Step, denied_together
 
-START = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
-DAY, YEAR = timedelta(days=1), timedelta(days=365)
+YEAR = 365 * DAY
 
 
 class Base(DeclarativeBase):
@@ -35,16 +35,6 @@ class Note(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(String(30))
     body: Mapped[str] = mapped_column(EncryptedString())
-
-
-class Calendar:
-    """The present instant, which stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 class CountingKms(LocalKms):
@@ -98,11 +88,6 @@ class Reader:
     def close(self) -> None:
         self.vault.close()
         self.engine.dispose()
-
-
-@pytest.fixture
-def calendar() -> Calendar:
-    return Calendar()
 
 
 @pytest.fixture

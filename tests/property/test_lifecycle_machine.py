@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import String, create_engine, delete, event, func, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from tests.support.calendar import DAY, START
 from tests.support.postgres import PostgresServer
 
 from pii_vault import EncryptedString, LocalKms, Vault
@@ -43,8 +44,6 @@ from pii_vault.lifecycle.rewrap import Way
 from pii_vault.lifecycle.schedule import Step
 from pii_vault.sealing import Keyset
 
-START = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
-DAY = timedelta(days=1)
 FORWARD = list(KeyState)
 """The states in their order: a key only moves to the right."""
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, insert, select, text
@@ -17,17 +16,6 @@ IN_ORDER: tuple[str, ...] = ()
 OF_A_TENANT = (policies, keks, keys, key_use, audit_chains, audit)
 
 Row = dict[str, Any]
-
-
-class Calendar:
-    """The present instant: a second later at every look, and more when it is moved."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 3, 1, 9, 30, 15, 123456, UTC)
-
-    def __call__(self) -> datetime:
-        self.now += timedelta(seconds=1)
-        return self.now
 
 
 def written(world: World, tenant: str = "acme") -> list[tuple[str, str]]:
