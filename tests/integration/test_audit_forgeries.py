@@ -384,7 +384,7 @@ def test_an_anchor_finds_a_log_that_was_written_anew(world: World) -> None:
         vault.suspend("acme")
     assert_in_order(world)
     (problem,) = vault.audit.verify("acme", anchor).problems
-    assert problem.startswith("entry 7 is not the one that the anchor of 2026-03-01 09:30 UTC knows")
+    assert problem.startswith("entry 7 is not the one that the anchor of 2026-03-01 12:30 UTC knows")
 
 
 def test_an_anchor_counts_for_its_tenant_and_application_only(world: World) -> None:
