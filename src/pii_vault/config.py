@@ -53,6 +53,7 @@ class Settings(BaseSettings):
         platform_key: A KMS key of our own, not a customer's, for the audit key and for tenants without a key of their
             own. A local KMS brings one.
         ttl: How long a tenant's keys stay in memory after the KMS was last asked.
+        grace: How long they may be used beyond that while the KMS or the key store cannot be reached.
         rotation_days: How often data keys are rotated, for tenants that name no period.
         actor: Who is written into the audit log; None for the system's user.
     """
@@ -72,10 +73,11 @@ class Settings(BaseSettings):
         description="the full ARN of a key, arn:aws:kms:<region>:<account>:key/<key id>, not an alias",
     )
     ttl: float = Field(300.0, ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")
+    grace: float = Field(0.0, ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")
     rotation_days: int = Field(365, ge=1, le=3650, description="a whole number of days from 1 to 3650")
     actor: str | None = Field(None, min_length=1, max_length=255, description="a name of 1 to 255 characters")
 
-    @field_validator("ttl", "rotation_days", mode="before")
+    @field_validator("ttl", "grace", "rotation_days", mode="before")
     @classmethod
     def _is_no_truth_value(cls, value: object) -> object:
         # To Python true is 1: a second or a day that nobody asked for.
@@ -170,6 +172,7 @@ class Settings(BaseSettings):
             kms=self.make_kms(),
             platform_key=self.platform_key,
             ttl=self.ttl,
+            grace=self.grace,
             rotation_days=self.rotation_days,
             actor=self.actor,
         )

@@ -71,11 +71,19 @@ class Scope:
     def is_ready(self, need: int = 0) -> bool:
         """Say whether the scope can be used now, and `need` values sealed in it, without asking anybody."""
         keyset = self.keyset
-        return keyset is not None and self._keyring.fresh(keyset) and (not need or keyset.allowance.enough(need))
+        return (
+            keyset is not None
+            and self._keyring.fresh(keyset)
+            and not self._keyring.is_due(keyset)
+            and (not need or keyset.allowance.enough(need))
+        )
 
     def get_ready(self, need: int = 0) -> None:
-        """Fetch a keyset if there is no fresh one, and the right to seal `need` values with it."""
-        self._keyring.provide(self.renew(), need)
+        """Fetch a keyset if there is no fresh one or it is time to, and the right to seal `need` values with it."""
+        keyset = self.renew()
+        if self._keyring.is_due(keyset):
+            keyset = self.keyset = self._keyring.renewed(keyset)
+        self._keyring.provide(keyset, need)
 
     def renew(self) -> Keyset:
         """Return a fresh keyset, asking key store and KMS when the present one has expired."""

@@ -45,6 +45,8 @@ class Keyset:
         allowance: How many more values this process may seal with the active version.
         checked_until: Until when, on the monotonic clock, the keyring's last look at both clocks is good enough for
             the hot path; never later than the deadline.
+        refresh_at: From when on another keyset is to be fetched in its place, on the monotonic clock.
+        overdue: Whether nobody could be asked for that when it was tried.
         sealings: Prepared by the column types, under names of theirs, for their hot path.
         openings: Likewise; under a column's name, by the 10 header bytes.
     """
@@ -60,6 +62,8 @@ class Keyset:
         "ended",
         "identity",
         "openings",
+        "overdue",
+        "refresh_at",
         "sealings",
         "tenant",
         "wall_deadline",
@@ -74,6 +78,7 @@ class Keyset:
         *,
         deadline: float,
         wall_deadline: float,
+        refresh_at: float = math.inf,
         allowance: Allowance | None = None,
         ended: Mapping[int, KeyState] | None = None,
     ) -> None:
@@ -85,6 +90,8 @@ class Keyset:
         self.deadline = deadline
         self.wall_deadline: Final = wall_deadline
         self.checked_until = 0.0
+        self.refresh_at = refresh_at
+        self.overdue = False
         self.sealings: Final[dict[str, Sealing]] = {}
         self.openings: Final[dict[str, dict[bytes, Opening]]] = {}
         self._keys: Final = dict(keys)

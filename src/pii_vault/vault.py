@@ -13,7 +13,7 @@ from . import primitives
 from .audit.ledger import Ledger
 from .audit.reading import AuditLog
 from .errors import ConfigurationError
-from .keyring import Clock, Keyring
+from .keyring import Clock, Keyring, Terms
 from .keys import KeyRecord, Policy, TenantRecord
 from .keystore import KeyStore, Snapshot
 from .keystore.engine import open_engine
@@ -42,6 +42,8 @@ class Vault:
         platform_key: The full ARN of a KMS key of our own, not a customer's: the audit key lies under it, and the keys
             of tenants that have no KMS key yet. Needed by whatever changes keys; `LocalKms` brings its own.
         ttl: Seconds for which a tenant's keys stay in memory after the KMS was last asked; 0 asks in every scope.
+        grace: Seconds for which they may be used beyond that while the KMS or the key store cannot be reached. A
+            refusal ends them at once. Both together are the bound that customers get, and at most half a day.
         rotation_days: How often data keys are rotated, for tenants that name no period of their own.
         actor: Who is written into the audit log as the one who asked; the system's user by default.
         default_tenant: The tenant of an application that has only one; then no scope is needed.
@@ -56,6 +58,7 @@ class Vault:
         kms: KmsLifecycle,
         platform_key: str | None = None,
         ttl: float = 300.0,
+        grace: float = 0.0,
         rotation_days: int = 365,
         actor: str | None = None,
         default_tenant: str | None = None,
@@ -68,7 +71,7 @@ class Vault:
         if check_database is not None:
             check_database(self._engine.url)
         self._store: Final = KeyStore(self._engine)
-        self._keyring: Final = Keyring(self._store, kms, ttl=ttl, clock=clock)
+        self._keyring: Final = Keyring(self._store, kms, terms=Terms(ttl, grace), clock=clock)
         own_platform_key = getattr(kms, "platform_key", None)
         if platform_key is None and own_platform_key is not None:
             platform_key = own_platform_key()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, String, event, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from tests.support.clocks import Clocks
 from tests.support.world import World
 
 from pii_vault import EncryptedString, LocalKms
@@ -26,7 +27,7 @@ from pii_vault.errors import (
     PiiVaultError,
     TenantSuspendedError,
 )
-from pii_vault.keyring import UNKNOWN_VERSIONS, Clock
+from pii_vault.keyring import UNKNOWN_VERSIONS
 from pii_vault.keystore.schema import keks, keys, tenants
 from pii_vault.kms import KmsKey
 
@@ -40,16 +41,6 @@ class Note(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(String(30))
     body: Mapped[str] = mapped_column(EncryptedString())
-
-
-class Hands:
-    """Clocks that stand still until they are moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def clock(self) -> Clock:
-        return Clock(lambda: self.seconds, lambda: self.seconds)
 
 
 @pytest.fixture
@@ -179,8 +170,8 @@ with vault.tenant("acme"), sessions.begin() as session:
 def test_forged_versions_are_not_found_without_a_storm_of_calls(
     build: Callable[..., World], unwraps: list[str]
 ) -> None:
-    hands = Hands()
-    world = build(clock=hands.clock())
+    clocks = Clocks()
+    world = build(clock=clocks.as_clock)
     write(world, "genuine")
     with world.engine.connect() as connection:
         genuine = bytes(connection.execute(text("SELECT body FROM notes")).scalar_one())
@@ -191,7 +182,7 @@ def test_forged_versions_are_not_found_without_a_storm_of_calls(
         with pytest.raises(KeyNotFoundError):
             read(world)
     assert len(unwraps) == UNKNOWN_VERSIONS
-    hands.seconds += 6
+    clocks.pass_(6)
     with pytest.raises(KeyNotFoundError):
         read(world)
     assert len(unwraps) == UNKNOWN_VERSIONS + 1

@@ -6,7 +6,6 @@ import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.support.clocks import Clocks
 from tests.support.shared_world import emptied, shared_world
 from tests.support.urls import async_urls
 from tests.support.world import World
@@ -27,7 +27,7 @@ from pii_vault.errors import (
     TenantMismatchError,
     TenantNotFoundError,
 )
-from pii_vault.keyring import RECHECK_SECONDS, UNCACHED_SECONDS, Clock
+from pii_vault.keyring import RECHECK_SECONDS, UNCACHED_SECONDS
 from pii_vault.scope import current
 
 Build = Callable[..., World]
@@ -49,22 +49,6 @@ class Person(Base):
 people: Any = Person.__table__
 PLAIN = Table("people", MetaData(), Column("id", Integer), Column("tenant_id", String))
 TTL = 100.0
-
-
-@dataclass
-class Clocks:
-    """The two clocks of a computer, put forward by hand."""
-
-    monotonic: float = 1_000.0
-    wall: float = 1_700_000_000.0
-
-    def pass_(self, seconds: float) -> None:
-        self.monotonic += seconds
-        self.wall += seconds
-
-    @property
-    def as_clock(self) -> Clock:
-        return Clock(lambda: self.monotonic, lambda: self.wall)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

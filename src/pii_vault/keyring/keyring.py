@@ -1,82 +1,60 @@
 """The keyring: tenant name to keyset, cached for a bounded time.
 
-The promise: no keyset is handed out later than its time to live after the moment at which the last successful
-`Decrypt` was *sent* to the customer's KMS, on the monotonic or the wall clock, whichever says so first. A miss asks the
-key store and the KMS once, however many threads wait for it, and a failure is never answered from the cache. Without a
-time to live every scope asks for itself.
+The promise: no keyset is handed out later than its time to live and grace after the moment at which the last
+successful `Decrypt` was *sent* to the customer's KMS, on the monotonic or the wall clock, whichever says so first. The
+grace is for outages: as soon as the KMS has refused, or anything else than an outage is wrong, the keyset is gone.
+
+A miss asks the key store and the KMS once, however many threads wait for it, and a failure is never answered from the
+cache. Ahead of a keyset's end one caller fetches the next one while the others go on. Without a time to live every
+scope asks for itself.
 """
 
 from __future__ import annotations
 
-import copy
+import logging
 import os
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 from weakref import WeakSet
 
 from cachetools import TLRUCache, TTLCache
 
-from .context import kms_context
-from .errors import (
+from ..errors import (
     ConfigurationError,
-    KeyRecordError,
+    KeyStoreError,
+    KmsCredentialsError,
     KmsDeniedError,
     KmsUnavailableError,
     PiiVaultError,
     TenantNotFoundError,
     TenantSuspendedError,
 )
-from .hierarchy import Kek, active_record, ended, unwrap_all
-from .keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
-from .keystore import KeyStore, Snapshot
-from .kms import KmsKey, KmsProvider
-from .metering import Metering
-from .sealing import NO_VERSION, Keyset, no_active_key
+from ..hierarchy import Kek
+from ..keys import KekRecord, TenantRecord
+from ..keystore import KeyStore
+from ..kms import KmsProvider
+from ..metering import Metering
+from ..sealing import Keyset, no_active_key
+from .flight import Flight
+from .loading import Loader
+from .terms import (
+    AGAIN_SECONDS,
+    AT_ONCE,
+    RECHECK_SECONDS,
+    UNKNOWN_SECONDS,
+    UNKNOWN_VERSIONS,
+    WAIT_SECONDS,
+    Clock,
+    Terms,
+)
 
-UNCACHED_SECONDS: Final = 60.0
-"""With a time to live of 0 every scope asks the KMS, and lasts this long at most."""
+_REFUSALS: Final = (KmsDeniedError, TenantSuspendedError, TenantNotFoundError)
+_OUTAGES: Final = (KmsUnavailableError, KmsCredentialsError, KeyStoreError)
+"""What a grace is for: nobody has said anything about the tenant's keys."""
 
-UNKNOWN_SECONDS: Final = 5.0
-"""How long a version that was not there is believed not to be there."""
-
-UNKNOWN_VERSIONS: Final = 16
-"""How many such versions of one tenant are looked for in that time."""
-
-RECHECK_SECONDS: Final = 0.05
-"""How often, while values stream, the wall clock is looked at beside the monotonic one.
-
-A process that goes on after its machine was suspended may therefore use its keys for that long, in running time.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Where the keyring reads the time: both clocks, in seconds."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-
-
-def kms_key(tenant: TenantRecord, record: KekRecord) -> KmsKey:
-    """Return the address of the KMS key that wraps a KEK, after it was compared with what is expected of the tenant's.
-
-    Raises:
-        KeyRecordError: it lies in another account or region: somebody changed the record.
-    """
-    tenant.policy.check(record.kms_key_arn)
-    return KmsKey(record.kms_key_arn, record.role_arn, record.external_id)
-
-
-class _Flight:
-    """One load of a tenant's keyset that is under way, for all who wait for it."""
-
-    def __init__(self) -> None:
-        self.done: Final = threading.Event()
-        self.keyset: Keyset | None = None
-        self.error: PiiVaultError | None = None
+_log: Final = logging.getLogger(__name__)
 
 
 class Keyring:
@@ -85,24 +63,28 @@ class Keyring:
     Args:
         store: Where the wrapped keys are.
         kms: Who can unwrap a KEK.
-        ttl: Seconds that a keyset lives; 0 asks the KMS in every scope.
+        terms: How long a keyset is used.
         size: How many tenants' keysets are kept; the least recently used one goes first.
         clock: The two clocks.
     """
 
     def __init__(
-        self, store: KeyStore, kms: KmsProvider, *, ttl: float = 300.0, size: int = 10_000, clock: Clock | None = None
+        self,
+        store: KeyStore,
+        kms: KmsProvider,
+        *,
+        terms: Terms = Terms(),  # noqa: B008 - frozen
+        size: int = 10_000,
+        clock: Clock | None = None,
     ) -> None:
-        if ttl < 0 or size < 1:
-            raise ConfigurationError("a keyring needs a ttl of 0 seconds or more and a size of 1 or more")
-        self._store: Final = store
-        self._kms: Final = kms
-        self._ttl: Final = ttl
+        if size < 1:
+            raise ConfigurationError("a keyring needs a size of 1 or more")
+        self._terms: Final = terms
         self._size: Final = size
         self.clock: Final = clock or Clock()
-        self._highest: Final[dict[bytes, int]] = {}
         self._live: WeakSet[Keyset] = WeakSet()
         self._metering: Final = Metering(store, self.clock.monotonic)
+        self._loader: Final = Loader(store, kms, self._metering, self.clock, terms)
         self._reset()
         _forked_with(self)
 
@@ -132,6 +114,43 @@ class Keyring:
         keyset.checked_until = 0.0
         return False
 
+    def is_due(self, keyset: Keyset) -> bool:
+        """Say whether it is time to fetch another keyset in place of a fresh one; then call `renewed`."""
+        return self.clock.monotonic() >= keyset.refresh_at
+
+    def renewed(self, keyset: Keyset) -> Keyset:
+        """Return what to go on with in place of a fresh keyset that is due: another one, or the same.
+
+        One caller fetches another one. The others go on with the same meanwhile, and so does everybody when the KMS or
+        the key store cannot be reached; neither makes it live any longer.
+
+        Raises:
+            PiiVaultError: something else is wrong, above all: the KMS has refused. The keyset is gone then.
+        """
+        tenant = keyset.tenant
+        with self._lock:
+            newest = self._cache.get(tenant)
+            if newest is not None and newest.deadline > keyset.deadline:
+                return newest
+            now = self.clock.monotonic()
+            if now < keyset.refresh_at:
+                return keyset
+            keyset.refresh_at = now + AGAIN_SECONDS
+            if tenant in self._flights:
+                return keyset
+            mine = self._flights[tenant] = Flight(tenant)
+        try:
+            another = self._lead(tenant, mine, patience=0.0)
+        except _OUTAGES as error:
+            if not self.fresh(keyset):
+                raise
+            self._go_on(keyset, error)
+            return keyset
+        except PiiVaultError:
+            self.evict(tenant)
+            raise
+        return another if self.fresh(another) else self._load_once(tenant)
+
     def newer(self, keyset: Keyset, version: int) -> Keyset:
         """Return a keyset loaded after this one, because a header named a version that this one does not hold.
 
@@ -157,9 +176,7 @@ class Keyring:
         Key records can be rolled back by whoever can write them. The values that were sealed meanwhile tell.
         """
         if version > keyset.active:
-            uid = keyset.identity.tenant_uid
-            with self._lock:
-                self._highest[uid] = max(version, self._highest.get(uid, 0))
+            self._loader.saw(keyset.identity.tenant_uid, version)
 
     def evict(self, tenant: str) -> None:
         """Forget a tenant's keysets in this process, those of open scopes too: the next use asks the KMS."""
@@ -201,113 +218,97 @@ class Keyring:
 
     def unwrap_kek(self, tenant: TenantRecord, record: KekRecord) -> Kek:
         """Unwrap a KEK by a live call to the customer's KMS, and check its commitment."""
-        key = kms_key(tenant, record)
-        self._kms.validate_key(key)
-        context = kms_context(tenant.identity, KEK_PURPOSE, record.generation)
-        kek = Kek(tenant.identity, record.generation, Secret(self._kms.unwrap(key, record.wrapped, context)))
-        kek.check_commitment(record.commitment)
-        return kek
-
-    @property
-    def _lifetime(self) -> float:
-        return self._ttl or UNCACHED_SECONDS
+        return self._loader.unwrap_kek(tenant, record)
 
     def _load_once(self, tenant: str, version: int | None = None) -> Keyset:
         """Load a tenant's keyset, or wait for the one who does; with a version, one that holds it if there is one."""
-        if not self._ttl:
-            return self._load(tenant)
+        if not self._terms.ttl:
+            return self._load(tenant, WAIT_SECONDS)
         joined = 0
         while True:
             with self._lock:
                 keyset = self._cache.get(tenant)
                 if keyset is not None and self.fresh(keyset) and (version is None or version in keyset.versions):
                     return keyset
-                mine = _Flight()
+                mine = Flight(tenant)
                 flight = self._flights.setdefault(tenant, mine)
             if flight is mine:
-                return self._lead(tenant, mine)
-            flight.done.wait()
+                keyset = self._lead(tenant, mine, WAIT_SECONDS)
+                if self.fresh(keyset):
+                    return keyset
+                continue
+            keyset = flight.wait()
             joined += 1
-            if flight.error is not None:
-                raise copy.copy(flight.error)
-            keyset = flight.keyset
             # The first one that was joined may have read the key store before the version was there.
-            if keyset is not None and (version is None or version in keyset.versions or joined > 1):
+            if (
+                keyset is not None
+                and self.fresh(keyset)
+                and (version is None or version in keyset.versions or joined > 1)
+            ):
                 return keyset
 
-    def _lead(self, tenant: str, flight: _Flight) -> Keyset:
+    def _lead(self, tenant: str, flight: Flight, patience: float) -> Keyset:
+        """Load a keyset for all who wait. It has expired already if the tenant was evicted meanwhile: ask again."""
         try:
-            flight.keyset = keyset = self._load(tenant)
+            flight.keyset = keyset = self._load(tenant, patience)
         except PiiVaultError as error:
-            # Those who wait share it, lest each waits for a timeout of its own; a copy holds no frames.
-            flight.error = copy.copy(error)
+            flight.fail(error)
             raise
         finally:
             with self._lock:
-                if self._flights.get(tenant) is flight:
+                valid = self._flights.get(tenant) is flight
+                if valid:
                     del self._flights[tenant]
-                    if flight.keyset is not None:
+                if flight.keyset is not None:
+                    if valid:
                         self._cache[tenant] = flight.keyset
-            flight.done.set()
+                    else:
+                        flight.keyset.expire()
+            flight.land()
         return keyset
 
-    def _load(self, tenant: str) -> Keyset:
-        # The clocks are read before the KMS is asked: the bound counts from sending the request.
-        sent, sent_wall = self.clock.monotonic(), self.clock.wall()
-        try:
-            keyset = self._unwrap(self._store.load(tenant), sent, sent_wall)
-        except (KmsDeniedError, TenantSuspendedError, TenantNotFoundError):
-            self.evict(tenant)
-            raise
-        if not self.fresh(keyset):
-            raise KmsUnavailableError(
-                f"the keys of tenant {tenant!r} took longer than the {self._lifetime:g} s for which they may be used",
-                hint="try again; if it stays so, give the vault a longer ttl",
-            )
+    def _load(self, tenant: str, patience: float) -> Keyset:
+        with self._place(tenant, patience):
+            try:
+                keyset = self._loader.load(tenant)
+            except _REFUSALS:
+                self.evict(tenant)
+                raise
         with self._lock:
             self._live.add(keyset)
         return keyset
 
-    def _unwrap(self, snapshot: Snapshot, sent: float, sent_wall: float) -> Keyset:
-        tenant = snapshot.tenant
-        if tenant.suspended:
-            raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
-        kek = self.unwrap_kek(tenant, snapshot.kek)
-        record = active_record(kek, snapshot.keys, Purpose.DATA)
-        # Without an active key there is nothing to seal with; what was sealed before opens as ever.
-        active = record.version if record is not None else NO_VERSION
-        if record is not None:
-            self._never_backwards(tenant, active)
-        return Keyset(
-            tenant.name,
-            tenant.identity,
-            active,
-            unwrap_all(kek, snapshot.keys, Purpose.DATA),
-            ended=ended(snapshot.keys, Purpose.DATA),
-            deadline=sent + self._lifetime,
-            wall_deadline=sent_wall + self._lifetime,
-            allowance=self._metering.allowance(tenant.identity, active, record.reserved if record is not None else 0),
-        )
+    @contextmanager
+    def _place(self, tenant: str, patience: float) -> Iterator[None]:
+        """Take one of the places for those who fetch keysets, so that few tenants cannot take all threads."""
+        places = self._places
+        if not places.acquire(timeout=patience):
+            raise KmsUnavailableError(
+                f"the keys of tenant {tenant!r} were not fetched: {AT_ONCE} others are being fetched already",
+                hint="the KMS or the key store is slow; try again",
+            )
+        try:
+            yield
+        finally:
+            places.release()
 
-    def _never_backwards(self, tenant: TenantRecord, version: int) -> None:
-        uid = tenant.identity.tenant_uid
-        with self._lock:
-            highest = self._highest.get(uid, 0)
-            if version < highest:
-                raise KeyRecordError(
-                    f"tenant {tenant.name!r} had data key version {highest} active, and now has {version}",
-                    hint="the key store was rolled back; restore it, then restart",
-                )
-            self._highest[uid] = version
+    def _go_on(self, keyset: Keyset, error: PiiVaultError) -> None:
+        """Say once that a keyset is used because nobody could be asked."""
+        if not keyset.overdue:
+            keyset.overdue = True
+            left = keyset.deadline - self.clock.monotonic()
+            _log.warning("the keys of tenant %r are used for %.0f s more at most: %s", keyset.tenant, left, error)
 
     def _reset(self) -> None:
         """Drop locks, keysets and allowances: a forked child has neither threads of its parent nor what that spends."""
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._loader.reset()
         self._live = WeakSet(list(self._live))
         self._metering.reset()
         for keyset in self._live:
             keyset.count_with(self._metering.allowance(keyset.identity, keyset.active))
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[str, Flight] = {}
         self._unknown: dict[str, TTLCache[int, bool]] = {}
         self._cache: TLRUCache[str, Keyset] = TLRUCache(
             self._size, ttu=lambda _tenant, keyset, _now: keyset.deadline, timer=self.clock.monotonic

@@ -1,0 +1,115 @@
+"""Make a keyset of a tenant's records and one live call to the customer's KMS."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from ..context import kms_context
+from ..errors import KeyRecordError, KmsUnavailableError, TenantSuspendedError
+from ..hierarchy import Kek, active_record, ended, unwrap_all
+from ..keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
+from ..keystore import KeyStore, Snapshot
+from ..kms import KmsKey, KmsProvider
+from ..metering import Metering
+from ..sealing import NO_VERSION, Keyset
+from .terms import Clock, Terms
+
+
+def kms_key(tenant: TenantRecord, record: KekRecord) -> KmsKey:
+    """Return the address of the KMS key that wraps a KEK, after it was compared with what is expected of the tenant's.
+
+    Raises:
+        KeyRecordError: it lies in another account or region: somebody changed the record.
+    """
+    tenant.policy.check(record.kms_key_arn)
+    return KmsKey(record.kms_key_arn, record.role_arn, record.external_id)
+
+
+class Loader:
+    """Who asks the key store and the KMS for a keyset.
+
+    Args:
+        store: Where the wrapped keys are.
+        kms: Who can unwrap a KEK.
+        metering: Who counts what is sealed.
+        clock: The two clocks.
+        terms: How long a keyset is used.
+    """
+
+    def __init__(self, store: KeyStore, kms: KmsProvider, metering: Metering, clock: Clock, terms: Terms) -> None:
+        self._store: Final = store
+        self._kms: Final = kms
+        self._metering: Final = metering
+        self._clock: Final = clock
+        self._terms: Final = terms
+        self._highest: Final[dict[bytes, int]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Take another lock: in a forked child the parent's may be held for ever."""
+        self._lock = threading.Lock()
+
+    def load(self, tenant: str) -> Keyset:
+        """Fetch a tenant's keyset.
+
+        Raises:
+            TenantNotFoundError, TenantSuspendedError, KeyRecordError, KeyStoreError, KmsError
+        """
+        # The clocks are read before the KMS is asked: the bound counts from sending the request.
+        sent, sent_wall = self._clock.monotonic(), self._clock.wall()
+        keyset = self._unwrapped(self._store.load(tenant), sent, sent_wall)
+        if self._clock.monotonic() >= keyset.deadline or self._clock.wall() >= keyset.wall_deadline:
+            raise KmsUnavailableError(
+                f"the keys of tenant {tenant!r} took longer than the {self._terms.lifetime:g} s for which they may be "
+                "used",
+                hint="try again; if it stays so, give the vault a longer ttl",
+            )
+        return keyset
+
+    def unwrap_kek(self, tenant: TenantRecord, record: KekRecord) -> Kek:
+        """Unwrap a KEK by a live call to the customer's KMS, and check its commitment."""
+        key = kms_key(tenant, record)
+        self._kms.validate_key(key)
+        context = kms_context(tenant.identity, KEK_PURPOSE, record.generation)
+        kek = Kek(tenant.identity, record.generation, Secret(self._kms.unwrap(key, record.wrapped, context)))
+        kek.check_commitment(record.commitment)
+        return kek
+
+    def saw(self, tenant_uid: bytes, version: int) -> None:
+        """Remember that a version was active once, so that no older one is sealed with any more."""
+        with self._lock:
+            self._highest[tenant_uid] = max(version, self._highest.get(tenant_uid, 0))
+
+    def _unwrapped(self, snapshot: Snapshot, sent: float, sent_wall: float) -> Keyset:
+        tenant = snapshot.tenant
+        if tenant.suspended:
+            raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
+        kek = self.unwrap_kek(tenant, snapshot.kek)
+        record = active_record(kek, snapshot.keys, Purpose.DATA)
+        # Without an active key there is nothing to seal with; what was sealed before opens as ever.
+        active = record.version if record is not None else NO_VERSION
+        if record is not None:
+            self._never_backwards(tenant, active)
+        return Keyset(
+            tenant.name,
+            tenant.identity,
+            active,
+            unwrap_all(kek, snapshot.keys, Purpose.DATA),
+            ended=ended(snapshot.keys, Purpose.DATA),
+            deadline=sent + self._terms.lifetime,
+            wall_deadline=sent_wall + self._terms.lifetime,
+            refresh_at=sent + self._terms.early(),
+            allowance=self._metering.allowance(tenant.identity, active, record.reserved if record is not None else 0),
+        )
+
+    def _never_backwards(self, tenant: TenantRecord, version: int) -> None:
+        uid = tenant.identity.tenant_uid
+        with self._lock:
+            highest = self._highest.get(uid, 0)
+            if version < highest:
+                raise KeyRecordError(
+                    f"tenant {tenant.name!r} had data key version {highest} active, and now has {version}",
+                    hint="the key store was rolled back; restore it, then restart",
+                )
+            self._highest[uid] = version
