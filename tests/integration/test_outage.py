@@ -30,7 +30,7 @@ from pii_vault.errors import (
     PiiVaultError,
 )
 from pii_vault.keyring import Terms
-from pii_vault.keyring.terms import AGAIN_SECONDS
+from pii_vault.keyring.terms import AGAIN_SECONDS, FAILED_SECONDS, REFUSED_SECONDS
 from pii_vault.kms import KmsKey
 
 TTL, GRACE = 100.0, 50.0
@@ -154,6 +154,7 @@ def test_an_outage_is_sat_out_until_the_bound_and_not_a_moment_longer(
     app.is_dark(error)
     app.works("glob")
     app.kms.clear_script()
+    app.clocks.pass_(FAILED_SECONDS)
     app.works()
 
 
@@ -227,6 +228,7 @@ def test_a_refusal_ends_all_at_once_although_the_bound_is_not_reached(
     app.is_dark(KmsDeniedError)
     # An outage afterwards brings nothing back.
     app.fails(error="KMSInternalException")
+    app.clocks.pass_(REFUSED_SECONDS)
     app.is_dark(KmsUnavailableError)
     app.works("glob")
 
@@ -260,6 +262,47 @@ def test_what_is_no_outage_is_not_sat_out(app: App, code: str, error: type[KmsEr
         app.read()
     assert app.unwraps() == asked + 1
     app.is_dark(error)
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["ahead", "cold"])
+def test_a_refusal_is_answered_from_memory_for_a_moment(app: App, cold: bool) -> None:
+    arn = app.keys["acme"].arn
+    app.kms.disable(arn)
+    app.clocks.pass_(TTL + GRACE if cold else EARLY)
+    asked = app.unwraps()
+    for _ in range(5):
+        app.is_dark(KmsDeniedError)
+    assert app.unwraps() == asked + 1
+    app.works("glob")
+    app.kms.enable(arn)
+    app.clocks.pass_(REFUSED_SECONDS - 0.001)
+    app.is_dark(KmsDeniedError)
+    assert app.unwraps() == asked + 1
+    app.clocks.pass_(0.001)
+    app.works()
+    assert app.unwraps() == asked + 2
+
+
+def test_an_outage_is_answered_from_memory_for_a_moment_where_no_keys_are_left(app: App) -> None:
+    app.fails(black_hole=True)
+    app.clocks.pass_(TTL + GRACE)
+    asked = app.unwraps()
+    for _ in range(5):
+        app.is_dark(KmsUnavailableError)
+    assert app.unwraps() == asked + 1
+    app.works("glob")
+    app.kms.clear_script()
+    app.clocks.pass_(FAILED_SECONDS)
+    app.works()
+
+
+def test_who_evicts_a_tenant_lets_the_kms_be_asked_at_once(app: App) -> None:
+    app.kms.disable(app.keys["acme"].arn)
+    app.clocks.pass_(EARLY)
+    app.is_dark(KmsDeniedError)
+    app.kms.enable(app.keys["acme"].arn)
+    app.vault.evict("acme")
+    app.works()
 
 
 # One asks, the others go on.

@@ -28,6 +28,7 @@ from pii_vault.errors import (
     TenantNotFoundError,
 )
 from pii_vault.keyring import RECHECK_SECONDS, UNCACHED_SECONDS
+from pii_vault.keyring.terms import REFUSED_SECONDS
 from pii_vault.scope import current
 
 Build = Callable[..., World]
@@ -135,6 +136,7 @@ def test_a_scope_that_cannot_be_opened_leaves_none_in_force(world: World) -> Non
             asyncio.run(enter())
     finally:
         world.kms.enable_key(world.keys["acme"])
+        world.vault.evict("acme")
 
 
 def test_a_scope_is_entered_once_at_a_time(world: World) -> None:
@@ -588,6 +590,7 @@ def test_after_revocation_and_expiry_nothing_is_read_or_written_until_the_key_is
             assert emails(session, "glob") == ["0@glob"]
             assert session.scalar(text("SELECT count(*) FROM people")) == 2
         world.kms.enable_key(world.keys["acme"])
+        clocks.pass_(REFUSED_SECONDS)
         with world.sessions.begin() as session:
             assert emails(session, "acme") == ["0@acme"]
             flush(session)

@@ -133,7 +133,7 @@ class Story:
             self._stage.keys.owner.enable_key(globex)
         self._screen.step("globex enables its key again.")
         with self._screen.waiting("waiting for the KMS"):
-            people = self._wait_for_light(enabled + self._stage.keys.propagation + _SLACK)
+            people = self._wait_for_light(enabled + TTL + self._stage.keys.propagation + _SLACK)
         self._screen.claim(
             people == [PEOPLE["globex"][0][0]],
             f"Readable again after {time.monotonic() - enabled:.1f} s, without a restart: {', '.join(people)}.",

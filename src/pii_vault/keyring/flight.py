@@ -16,17 +16,14 @@ class Flight:
 
     Attributes:
         keyset: What came of it, or None.
+        error: Why nothing did. Those who wait share it, lest each waits for a timeout of its own.
     """
 
     def __init__(self, tenant: str) -> None:
         self._tenant: Final = tenant
         self._done: Final = threading.Event()
-        self._error: PiiVaultError | None = None
         self.keyset: Keyset | None = None
-
-    def fail(self, error: PiiVaultError) -> None:
-        """Let those who wait share a failure, lest each waits for a timeout of its own."""
-        self._error = copy.copy(error)  # a copy holds no frames
+        self.error: PiiVaultError | None = None
 
     def land(self) -> None:
         """Let those who wait go on."""
@@ -44,6 +41,6 @@ class Flight:
                 f"the keys of tenant {self._tenant!r} are still being fetched after {WAIT_SECONDS:g} s",
                 hint="the KMS or the key store is slow; try again",
             )
-        if self._error is not None:
-            raise copy.copy(self._error)
+        if self.error is not None:
+            raise copy.copy(self.error)
         return self.keyset

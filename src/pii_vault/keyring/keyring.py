@@ -4,13 +4,14 @@ The promise: no keyset is handed out later than its time to live and grace after
 successful `Decrypt` was *sent* to the customer's KMS, on the monotonic or the wall clock, whichever says so first. The
 grace is for outages: as soon as the KMS has refused, or anything else than an outage is wrong, the keyset is gone.
 
-A miss asks the key store and the KMS once, however many threads wait for it, and a failure is never answered from the
-cache. Ahead of a keyset's end one caller fetches the next one while the others go on. Without a time to live every
-scope asks for itself.
+A miss asks the key store and the KMS once, however many threads wait for it, and what the KMS has failed with is its
+answer for a moment more. Ahead of a keyset's end one caller fetches the next one while the others go on. Without a time
+to live every scope asks for itself.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import threading
@@ -26,6 +27,7 @@ from ..errors import (
     KeyStoreError,
     KmsCredentialsError,
     KmsDeniedError,
+    KmsError,
     KmsUnavailableError,
     PiiVaultError,
     TenantNotFoundError,
@@ -147,7 +149,8 @@ class Keyring:
             self._go_on(keyset, error)
             return keyset
         except PiiVaultError:
-            self.evict(tenant)
+            with self._lock:
+                self._forget(tenant)
             raise
         return another if self.fresh(another) else self._load_once(tenant)
 
@@ -181,12 +184,10 @@ class Keyring:
     def evict(self, tenant: str) -> None:
         """Forget a tenant's keysets in this process, those of open scopes too: the next use asks the KMS."""
         with self._lock:
-            self._cache.pop(tenant, None)
             # What is being loaded may have been asked for before whatever made the caller say this.
             self._flights.pop(tenant, None)
-            for keyset in list(self._live):
-                if keyset.tenant == tenant:
-                    keyset.expire()
+            self._failures.pop(tenant, None)
+            self._forget(tenant)
 
     def provide(self, keyset: Keyset, need: int = 0) -> None:
         """Make sure that `need` more values may be sealed with a keyset; the key store is asked where that is due.
@@ -220,6 +221,13 @@ class Keyring:
         """Unwrap a KEK by a live call to the customer's KMS, and check its commitment."""
         return self._loader.unwrap_kek(tenant, record)
 
+    def _forget(self, tenant: str) -> None:
+        """Make a tenant's keysets useless; the lock is held."""
+        self._cache.pop(tenant, None)
+        for keyset in list(self._live):
+            if keyset.tenant == tenant:
+                keyset.expire()
+
     def _load_once(self, tenant: str, version: int | None = None) -> Keyset:
         """Load a tenant's keyset, or wait for the one who does; with a version, one that holds it if there is one."""
         if not self._terms.ttl:
@@ -227,6 +235,9 @@ class Keyring:
         joined = 0
         while True:
             with self._lock:
+                failure = self._failures.get(tenant)
+                if failure is not None:
+                    raise copy.copy(failure)
                 keyset = self._cache.get(tenant)
                 if keyset is not None and self.fresh(keyset) and (version is None or version in keyset.versions):
                     return keyset
@@ -252,27 +263,34 @@ class Keyring:
         try:
             flight.keyset = keyset = self._load(tenant, patience)
         except PiiVaultError as error:
-            flight.fail(error)
+            flight.error = copy.copy(error)  # a copy holds no frames
             raise
         finally:
             with self._lock:
-                valid = self._flights.get(tenant) is flight
-                if valid:
-                    del self._flights[tenant]
-                if flight.keyset is not None:
-                    if valid:
-                        self._cache[tenant] = flight.keyset
-                    else:
-                        flight.keyset.expire()
+                self._landed(tenant, flight)
             flight.land()
         return keyset
+
+    def _landed(self, tenant: str, flight: Flight) -> None:
+        """Keep what came of a load, unless the tenant was evicted meanwhile; the lock is held."""
+        valid = self._flights.get(tenant) is flight
+        if valid:
+            del self._flights[tenant]
+            if isinstance(flight.error, KmsError) and flight.error.code:  # what the KMS said, not what we did not ask
+                self._failures[tenant] = flight.error
+        if flight.keyset is not None:
+            if valid:
+                self._cache[tenant] = flight.keyset
+            else:
+                flight.keyset.expire()
 
     def _load(self, tenant: str, patience: float) -> Keyset:
         with self._place(tenant, patience):
             try:
                 keyset = self._loader.load(tenant)
             except _REFUSALS:
-                self.evict(tenant)
+                with self._lock:
+                    self._forget(tenant)
                 raise
         with self._lock:
             self._live.add(keyset)
@@ -309,6 +327,12 @@ class Keyring:
         for keyset in self._live:
             keyset.count_with(self._metering.allowance(keyset.identity, keyset.active))
         self._flights: dict[str, Flight] = {}
+        terms = self._terms
+        self._failures: TLRUCache[str, KmsError] = TLRUCache(
+            self._size,
+            ttu=lambda _tenant, error, now: now + terms.remembered(refused=isinstance(error, KmsDeniedError)),
+            timer=self.clock.monotonic,
+        )
         self._unknown: dict[str, TTLCache[int, bool]] = {}
         self._cache: TLRUCache[str, Keyset] = TLRUCache(
             self._size, ttu=lambda _tenant, keyset, _now: keyset.deadline, timer=self.clock.monotonic

@@ -30,6 +30,15 @@ WAIT_SECONDS: Final = 20.0
 AT_ONCE: Final = 20
 """How many keysets are fetched at once: what the KMS does not answer for one customer takes one of these places."""
 
+REFUSED_SECONDS: Final = 5.0
+"""How long a refusal by the KMS is answered from memory: a customer that lets us in again waits no longer than that.
+
+It is never longer than the time to live, and neither is the next one."""
+
+FAILED_SECONDS: Final = 1.0
+"""How long any other failure of the KMS is. Whoever asks for a tenant whose KMS does not answer is told so at once
+then, and keeps no thread that others could use."""
+
 UNKNOWN_SECONDS: Final = 5.0
 """How long a version that was not there is believed not to be there."""
 
@@ -82,6 +91,10 @@ class Terms:
     def lifetime(self) -> float:
         """Return the seconds after which a keyset is not used any more, whatever the network does."""
         return (self.ttl or UNCACHED_SECONDS) + self.grace
+
+    def remembered(self, *, refused: bool) -> float:
+        """Return the seconds for which a failure of the KMS is answered from memory."""
+        return min(REFUSED_SECONDS if refused else FAILED_SECONDS, self.ttl)
 
     def early(self) -> float:
         """Return the seconds after which a keyset is to be fetched anew, a little different each time."""
