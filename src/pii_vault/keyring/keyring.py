@@ -231,16 +231,16 @@ class Keyring:
     def _load_once(self, tenant: str, version: int | None = None) -> Keyset:
         """Load a tenant's keyset, or wait for the one who does; with a version, one that holds it if there is one."""
         if not self._terms.ttl:
-            return self._load(tenant, WAIT_SECONDS)
+            return self._load(tenant)
         joined = 0
         while True:
             with self._lock:
-                failure = self._failures.get(tenant)
-                if failure is not None:
-                    raise copy.copy(failure)
                 keyset = self._cache.get(tenant)
                 if keyset is not None and self.fresh(keyset) and (version is None or version in keyset.versions):
                     return keyset
+                failure = self._failures.get(tenant)
+                if failure is not None:
+                    raise copy.copy(failure)
                 mine = Flight(tenant)
                 flight = self._flights.setdefault(tenant, mine)
             if flight is mine:
@@ -261,7 +261,8 @@ class Keyring:
     def _lead(self, tenant: str, flight: Flight, patience: float) -> Keyset:
         """Load a keyset for all who wait. It has expired already if the tenant was evicted meanwhile: ask again."""
         try:
-            flight.keyset = keyset = self._load(tenant, patience)
+            with self._place(tenant, patience):
+                flight.keyset = keyset = self._load(tenant)
         except PiiVaultError as error:
             flight.error = copy.copy(error)  # a copy holds no frames
             raise
@@ -284,14 +285,13 @@ class Keyring:
             else:
                 flight.keyset.expire()
 
-    def _load(self, tenant: str, patience: float) -> Keyset:
-        with self._place(tenant, patience):
-            try:
-                keyset = self._loader.load(tenant)
-            except _REFUSALS:
-                with self._lock:
-                    self._forget(tenant)
-                raise
+    def _load(self, tenant: str) -> Keyset:
+        try:
+            keyset = self._loader.load(tenant)
+        except _REFUSALS:
+            with self._lock:
+                self._forget(tenant)
+            raise
         with self._lock:
             self._live.add(keyset)
         return keyset
