@@ -58,7 +58,7 @@ class App:
         self.kms, self.clocks = kms, Clocks()
         self.vault = Vault(
             key_store or url,
-            kms=kms.provider(attempts=1, read_timeout=0.5),
+            kms=kms.provider(attempts=1),
             platform_key=kms.platform_key(),
             ttl=TTL,
             grace=GRACE,
