@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from tests.support.postgres import PostgresServer, start_crashable_postgres, start_postgres
+from tests.support.strict_kms import StrictKms
 
 
 @pytest.fixture(scope="session")
@@ -111,3 +112,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     if not any(reporter.stats.get(outcome) for outcome in ("passed", "xfailed")):
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+@pytest.fixture
+def strict_kms() -> Iterator[StrictKms]:
+    """A KMS and STS of its own for each test, over HTTP."""
+    with StrictKms() as kms:
+        yield kms

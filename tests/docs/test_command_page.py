@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from tests.support.command import commands, pii_vault_here
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import StrictKms
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "command.md").read_text("utf-8")
@@ -34,7 +33,7 @@ def test_other_commands_of_the_page_exist_too() -> None:
 
 
 def test_every_command_asks_whom_the_page_says(
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     tmp_path: Path,
 ) -> None:
     asked: dict[str, tuple[set[str], set[str]]] = {}

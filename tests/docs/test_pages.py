@@ -13,7 +13,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.kms_http import Counter
 from tests.support.strict_kms import StrictKms
 
@@ -139,7 +138,7 @@ Call = Callable[[], Any]
 
 
 def test_the_kms_is_asked_when_the_page_says(
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     postgres_url: str,
     make_engine: Callable[..., Engine],
 ) -> None:

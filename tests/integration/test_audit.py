@@ -31,7 +31,6 @@ from tests.support.audited import (
 )
 from tests.support.calendar import Calendar
 from tests.support.canary import Secrets, watched_keys
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.kms_policy import account_of
 from tests.support.strict_kms import VENDOR, StrictKms
 from tests.support.world import World, make_world
@@ -481,7 +480,7 @@ def read_only(url: str) -> str:
 
 
 @pytest.fixture
-def separated(strict_kms: StrictKms, database_url: str) -> Iterator[Separated]:  # noqa: F811
+def separated(strict_kms: StrictKms, database_url: str) -> Iterator[Separated]:
     kms, platform = strict_kms, strict_kms.create_key(account_of(VENDOR))
     kms.add_identity(AUDITOR)
     kms.allow(platform, VENDOR, actions=["kms:GenerateDataKey"], context={PURPOSE: ["audit", "audit-root"]})

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from sqlalchemy import Engine, String, func, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import StrictKms
 
 from pii_vault import EncryptedString, Vault
@@ -59,7 +59,7 @@ class Application:
 
 @pytest.fixture
 def build(
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     postgres_url: str,
     make_engine: Callable[..., Engine],
 ) -> Iterator[Callable[..., Application]]:
@@ -148,11 +148,17 @@ def test_a_key_policy_that_demands_the_tenants_uid_is_enough_for_that_tenant_and
     application.add("acme", "ada@example.com")
     # Somebody registers the address of another customer's key, and even says that it is meant.
     stolen = application.customers["glob"]
-    borrowed = {"key": stolen.arn, "role_arn": stolen.role_arn, "external_id": stolen.external_id}
+    add = partial(
+        application.vault.add_tenant,
+        "eve",
+        key=stolen.arn,
+        role_arn=stolen.role_arn,
+        external_id=stolen.external_id,
+    )
     with pytest.raises(ConfigurationError, match="that of tenant 'glob'"):
-        application.vault.add_tenant("eve", **borrowed)  # type: ignore[arg-type]
+        add()
     with pytest.raises(KmsDeniedError, match="AccessDeniedException"):
-        application.vault.add_tenant("eve", shared_key=True, **borrowed)  # type: ignore[arg-type]
+        add(shared_key=True)
     assert application.vault.tenants() == ["acme", "glob"]
     acme, glob = (uids[name] for name in ("acme", "glob"))
     columns = [keks.c.kms_key_arn, keks.c.role_arn, keks.c.external_id, keks.c.wrapped]

@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 from sqlalchemy import create_engine, text
 from tests.support.command import environment, pii_vault_command, pii_vault_on_terminal
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import VENDOR, StrictKms
 
 from pii_vault.demo.screen import Screen
@@ -83,7 +82,7 @@ def test_the_demo_speaks_ascii_where_the_terminal_does(temporary: Path) -> None:
 
 
 def test_the_demo_runs_on_postgresql_and_a_kms_over_http(
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     postgres_url: str,
     temporary: Path,
 ) -> None:
@@ -100,7 +99,7 @@ def test_the_demo_runs_on_postgresql_and_a_kms_over_http(
 
 
 def test_the_demo_uses_given_keys_and_leaves_them_enabled(
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     temporary: Path,
 ) -> None:
     account = VENDOR.split(":")[4]
@@ -117,7 +116,7 @@ def test_the_demo_uses_given_keys_and_leaves_them_enabled(
 
 
 def test_a_demo_whose_kms_fails_in_the_middle_clears_away_what_it_made(
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     postgres_url: str,
     temporary: Path,
 ) -> None:

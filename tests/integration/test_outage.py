@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import Engine, String, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from tests.support.clocks import Clocks
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.postgres import PostgresServer
 from tests.support.strict_kms import FaultRule, StrictKms
 
@@ -115,7 +114,7 @@ class App:
 @pytest.fixture
 def app(
     sqlite_url: str,
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     make_engine: Callable[..., Engine],
 ) -> Iterator[App]:
     app = App(sqlite_url, strict_kms, make_engine)
@@ -188,7 +187,7 @@ def test_the_bound_holds_for_a_scope_that_stays_open_and_for_rows_that_stream(ap
 
 def test_a_key_store_that_is_down_is_sat_out_likewise(
     sqlite_url: str,
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     make_engine: Callable[..., Engine],
     crashable_postgres: PostgresServer,
 ) -> None:
@@ -408,6 +407,33 @@ def test_few_fetch_at_once_and_who_cannot_goes_on_or_is_told_so(app: App, monkey
             app.read("glob")
         assert first.result() == ["of acme"]
     app.works("glob")
+
+
+def test_without_a_time_to_live_nothing_is_remembered_and_nobody_s_place_is_taken(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pii_vault.keyring.keyring.AT_ONCE", 1)
+    monkeypatch.setattr("pii_vault.keyring.keyring.WAIT_SECONDS", 0.05)
+    own = Vault(app.vault._engine.url, kms=app.kms.provider(attempts=1), platform_key=app.kms.platform_key(), ttl=0)
+    arn, answered, done = app.keys["acme"].arn, threading.Event(), threading.Event()
+    app.kms.script(FaultRule("Decrypt", key=arn, alter=lambda answer: (answered.set(), done.wait(30), answer)[-1]))
+
+    def enter(tenant: str) -> None:
+        with own.tenant(tenant):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(enter, "acme")
+        answered.wait(30)
+        enter("glob")
+        done.set()
+        first.result()
+    app.kms.disable(arn)
+    with pytest.raises(KmsDeniedError):
+        enter("acme")
+    app.kms.enable(arn)
+    enter("acme")
+    own.close()
 
 
 # The terms.

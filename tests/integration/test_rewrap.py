@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, Row, String, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.kms_http import Call
 from tests.support.kms_policy import ALLOW_EVERYTHING
 from tests.support.strict_kms import RUNTIME_ACTIONS, VENDOR, FaultRule, StrictKms
@@ -114,14 +113,17 @@ def start(make_engine: Callable[..., Engine]) -> Iterator[Callable[..., Applicat
             vault.attach(engine, sessions, tenant_column="tenant_id")
             vault.create_all()
             Base.metadata.create_all(engine)
-            again = lambda **more: start(url, kms, provider, **options | more)  # noqa: E731
+
+            def again(**more: Any) -> Application:
+                return start(url, kms, provider, **options | more)
+
             return Application(kms, vault, engine, sessions, again)
 
         yield start
 
 
 @pytest.fixture
-def aws(strict_kms: StrictKms, postgres_url: str, start: Callable[..., Application]) -> Application:  # noqa: F811
+def aws(strict_kms: StrictKms, postgres_url: str, start: Callable[..., Application]) -> Application:
     return start(postgres_url, strict_kms, strict_kms.provider(attempts=1), platform_key=strict_kms.platform_key())
 
 

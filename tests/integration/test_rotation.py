@@ -20,7 +20,6 @@ import pytest
 from sqlalchemy import String, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.calendar import DAY, START, Calendar
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import StrictKms
 from tests.support.world import TENANTS, World
 
@@ -163,7 +162,7 @@ class Followed:
 
 @pytest.fixture
 def followed(
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     database_url: str,
     calendar: Calendar,
 ) -> Iterator[Followed]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, String, event, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.strict_kms import FaultRule, StrictKms
 
 from pii_vault import EncryptedString, LocalKms, Vault, primitives
@@ -128,7 +127,7 @@ Build = Callable[..., App]
 
 @pytest.fixture
 def strict(
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     sqlite_url: str,
     make_engine: Callable[..., Engine],
 ) -> Iterator[App]:
@@ -226,7 +225,7 @@ _FAULTS = {
 @pytest.mark.parametrize("check", _FAULTS)
 def test_what_the_kms_says_about_its_key_makes_one_check_fail_and_a_rotation_wait(
     strict: App,
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
     check: str,
 ) -> None:
     rule, says, not_made = _FAULTS[check]
@@ -242,7 +241,7 @@ def test_what_the_kms_says_about_its_key_makes_one_check_fail_and_a_rotation_wai
 
 def test_a_kms_that_does_not_unwrap_fails_one_check_and_a_rotation_waits(
     strict: App,
-    strict_kms: StrictKms,  # noqa: F811
+    strict_kms: StrictKms,
 ) -> None:
     denied = FaultRule("Decrypt", key=strict.key.arn, error="AccessDeniedException", times=1)
     says = f"Decrypt with KMS key {strict.key.arn} failed: AccessDeniedException"

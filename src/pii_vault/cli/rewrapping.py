@@ -74,13 +74,7 @@ def rewrap(
     """
     if (name is None) != every:
         raise typer.BadParameter("name one tenant, or give --all")
-    if to_platform and to is not None:
-        raise typer.BadParameter("give --to or --to-platform, not both")
-    if to is None and shared_key:
-        raise typer.BadParameter("--shared-key belongs to --to")
-    if to is None and (role_arn or external_id):
-        raise typer.BadParameter("--role-arn and --external-id belong to --to")
-    options.check_external_id(role_arn, external_id)
+    _check_destination(to, to_platform, role_arn, external_id, shared_key)
     if every:
         _check_all(under, to, to_platform, role_arn, rate)
     elif under is not None or rate is not None or workers is not None:
@@ -90,37 +84,25 @@ def rewrap(
     )
     if to_platform:
         to = vault.platform_key
-    if name is None:
-        how: dict[str, Any] = {"under": under, "to": to, "new_kek": new_kek, "shared_key": shared_key}
-        how |= {"reason": reason, "dry_run": dry_run}
-        how |= {"rate": rate} if rate is not None else {}
-        how |= {"workers": workers} if workers is not None else {}
-        _all(vault, json, **how)
+    how: dict[str, Any] = {"to": to, "new_kek": new_kek, "shared_key": shared_key, "reason": reason}
+    if name is not None:
+        _one(vault, name, json, dry_run=dry_run, role_arn=role_arn, external_id=external_id, **how)
         return
-    with output.waiting(f"re-wrapping {name}"):
-        done = vault.rewrap(
-            name,
-            to=to,
-            role_arn=role_arn,
-            external_id=external_id,
-            new_kek=new_kek,
-            shared_key=shared_key,
-            reason=reason,
-            dry_run=dry_run,
-        )
-    if json:
-        output.show_json("rewrap", Rewrapped.of(done, dry_run))
-        return
-    output.show_facts(
-        {
-            "tenant": done.tenant,
-            "would be" if dry_run else "was": done.way,
-            "KEK generation": str(done.generation),
-            "KMS key": done.kms_key_arn,
-            "before": done.previous_arn,
-        }
-    )
-    output.show_text(done.promise)
+    how |= {"rate": rate} if rate is not None else {}
+    how |= {"workers": workers} if workers is not None else {}
+    _all(vault, json, dry_run=dry_run, under=under, **how)
+
+
+def _check_destination(
+    to: str | None, to_platform: bool, role_arn: str | None, external_id: str | None, shared_key: bool
+) -> None:
+    if to_platform and to is not None:
+        raise typer.BadParameter("give --to or --to-platform, not both")
+    if to is None and shared_key:
+        raise typer.BadParameter("--shared-key belongs to --to")
+    if to is None and (role_arn or external_id):
+        raise typer.BadParameter("--role-arn and --external-id belong to --to")
+    options.check_external_id(role_arn, external_id)
 
 
 def _check_all(
@@ -138,6 +120,24 @@ def _check_all(
         )
     if rate is not None and not 0 < rate < float("inf"):
         raise typer.BadParameter("--rate is a number of tenants a second, above 0")
+
+
+def _one(vault: Vault, name: str, json: bool, *, dry_run: bool, **how: Any) -> None:
+    with output.waiting(f"re-wrapping {name}"):
+        done = vault.rewrap(name, dry_run=dry_run, **how)
+    if json:
+        output.show_json("rewrap", Rewrapped.of(done, dry_run))
+        return
+    output.show_facts(
+        {
+            "tenant": done.tenant,
+            "would be" if dry_run else "was": done.way,
+            "KEK generation": str(done.generation),
+            "KMS key": done.kms_key_arn,
+            "before": done.previous_arn,
+        }
+    )
+    output.show_text(done.promise)
 
 
 def _all(vault: Vault, json: bool, *, dry_run: bool, **how: Any) -> None:

@@ -75,18 +75,18 @@ class Keyring:
         store: KeyStore,
         kms: KmsProvider,
         *,
-        terms: Terms = Terms(),  # noqa: B008 - frozen
+        terms: Terms | None = None,
         size: int = 10_000,
         clock: Clock | None = None,
     ) -> None:
         if size < 1:
             raise ConfigurationError("a keyring needs a size of 1 or more")
-        self._terms: Final = terms
+        self._terms: Final = terms or Terms()
         self._size: Final = size
         self.clock: Final = clock or Clock()
         self._live: WeakSet[Keyset] = WeakSet()
         self._metering: Final = Metering(store, self.clock.monotonic)
-        self._loader: Final = Loader(store, kms, self._metering, self.clock, terms)
+        self._loader: Final = Loader(store, kms, self._metering, self.clock, self._terms)
         self._reset()
         _forked_with(self)
 
@@ -132,7 +132,7 @@ class Keyring:
         tenant = keyset.tenant
         with self._lock:
             newest = self._cache.get(tenant)
-            if newest is not None and newest.deadline > keyset.deadline:
+            if newest is not None and newest.deadline > keyset.deadline and self.fresh(newest):
                 return newest
             now = self.clock.monotonic()
             if now < keyset.refresh_at:

@@ -129,31 +129,33 @@ def rewrap(
                 check_owner(parts, name, destination)
             parts.kms.check_role(destination)
         material = check_kms_key(describe or parts.kms.describe, name, destination).key_material_id
-        if (
-            not new_kek
-            and destination == source
-            and material is not None
-            and material == snapshot.kek.kms_key_material_id
-        ):
+        is_newest = material is not None and material == snapshot.kek.kms_key_material_id
+        if destination == source and is_newest and not new_kek:
             return _outcome(parts, snapshot, snapshot.kek, Way.UNCHANGED)
-        way = Way.NEW_KEK if new_kek else Way.RE_ENCRYPTED
         if dry_run:
-            context = kms_context(snapshot.tenant.identity, KEK_PURPOSE, snapshot.kek.generation)
-            if new_kek:
-                parts.kms.check_unwrap(source, snapshot.kek.wrapped, context)
-            else:
-                parts.kms.check_rewrap(source, destination, snapshot.kek.wrapped, context)
-            generation = snapshot.kek.generation + new_kek
-            planned = replace(
-                snapshot.kek, generation=generation, kms_key_arn=destination.arn, kms_key_material_id=material
-            )
-            return _outcome(parts, snapshot, planned, way)
-        put = _with_new_kek if new_kek else _re_encrypted
-        after = put(parts, snapshot, destination, reason)
-        return _outcome(parts, snapshot, after, way)
+            after = _planned(parts, snapshot, destination, material, new_kek)
+        else:
+            after = (_with_new_kek if new_kek else _re_encrypted)(parts, snapshot, destination, reason)
+        return _outcome(parts, snapshot, after, Way.NEW_KEK if new_kek else Way.RE_ENCRYPTED)
 
     with nullcontext() if dry_run else refusals_logged(parts, name):
         return decided(name, attempt)
+
+
+def _planned(parts: Parts, snapshot: Snapshot, destination: KmsKey, material: str | None, new_kek: bool) -> KekRecord:
+    """Return what the KEK's record would say, after the KMS has said that it would do it. Nothing is changed."""
+    tenant, before = snapshot.tenant, snapshot.kek
+    source, context = kms_key(tenant, before), kms_context(tenant.identity, KEK_PURPOSE, before.generation)
+    if new_kek:
+        parts.kms.check_unwrap(source, before.wrapped, context)
+    else:
+        parts.kms.check_rewrap(source, destination, before.wrapped, context)
+    return replace(
+        before,
+        generation=before.generation + new_kek,
+        kms_key_arn=destination.arn,
+        kms_key_material_id=material,
+    )
 
 
 def _re_encrypted(parts: Parts, snapshot: Snapshot, destination: KmsKey, reason: str) -> KekRecord:

@@ -105,6 +105,15 @@ def rewrap_all(
             return Moved(tenant.name, None, tenant.kms_key_arn or "", failure=str(error))
         return Moved(tenant.name, done.way, done.kms_key_arn, done.promise)
 
+    return _together(one, tenants, workers, progress)
+
+
+def _together(
+    one: Callable[[TenantSummary], Moved],
+    tenants: list[TenantSummary],
+    workers: int,
+    progress: Callable[[int, int], object],
+) -> list[Moved]:
     progress(0, len(tenants))
     futures: list[Future[Moved]] = []
     try:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.kms_fixtures import strict_kms  # noqa: F401
 from tests.support.operator import PASSWORD, KmsKeys, LocalKeys, Operator, StrictKeys, operator
 
 
