@@ -451,3 +451,8 @@ def test_keysets_that_were_fetched_together_are_not_fetched_together_again() -> 
     assert min(moments) >= 80
     assert max(moments) <= 95
     assert Terms(ttl=0).early() == float("inf")
+
+
+def test_a_failure_is_remembered_for_a_moment_and_no_longer_than_the_time_to_live() -> None:
+    assert [Terms(ttl=300).remembered(refused=refused) for refused in (True, False)] == [5, 1]
+    assert [Terms(ttl=0.5).remembered(refused=refused) for refused in (True, False)] == [0.5, 0.5]
