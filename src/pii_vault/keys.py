@@ -100,19 +100,23 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is expected of a tenant's KMS key, and how often the tenant's data key is rotated.
+    """What is agreed about a tenant: its KMS key's place, how often its data key is rotated, how long keys are held.
 
     Attributes:
         kms_account: The account that the KMS key must belong to.
         kms_region: The region that it must be in.
         rotation_days: The rotation period, 1 to 3650 days; None for the vault's default.
         follows_kms: Whether the period is that of the KMS key, and a rotation there makes a new data key here.
+        ttl_seconds: How long its keys are held without another word of the KMS; None for the vault's terms.
+        grace_seconds: How long beyond that while the KMS cannot be reached; None likewise.
     """
 
     kms_account: str
     kms_region: str
     rotation_days: int | None = None
     follows_kms: bool = False
+    ttl_seconds: int | None = None
+    grace_seconds: int | None = None
 
     @classmethod
     def for_key(cls, arn: str) -> Policy:
@@ -152,7 +156,7 @@ class TenantRecord:
         name: The changeable name that the application uses.
         suspended: True while the tenant must neither seal nor open.
         created_at: When it was registered, UTC.
-        policy: What is expected of its KMS key, and how often it rotates.
+        policy: What is agreed about it.
     """
 
     identity: Identity

@@ -12,9 +12,11 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final
 
+from sqlalchemy.util import concurrency
+
 from .envelope import parse
 from .errors import KeyNotFoundError, NoTenantError, ScopeError
-from .keyring import Keyring
+from .keyring import Keyring, coroutines
 from .keystore import OWN_STATEMENTS as OWN_STATEMENTS  # noqa: PLC0414
 from .sealing import Keyset
 
@@ -54,8 +56,7 @@ class Scope:
 
     async def __aenter__(self) -> Scope:
         self.keyset = self._keyring.cached(self.tenant)
-        if not self.is_ready(1):
-            await asyncio.to_thread(self.get_ready)
+        await self.become_ready()
         return self._begin()
 
     async def __aexit__(
@@ -80,16 +81,36 @@ class Scope:
 
     def get_ready(self, need: int = 0) -> None:
         """Fetch a keyset if there is no fresh one or it is time to, and the right to seal `need` values with it."""
-        keyset = self.renew()
-        if self._keyring.is_due(keyset):
-            keyset = self.keyset = self._keyring.renewed(keyset)
+        keyset = self.keyset = self._keyring.renewed(self.renew())
         self._keyring.provide(keyset, need)
 
-    def renew(self) -> Keyset:
-        """Return a fresh keyset, asking key store and KMS when the present one has expired."""
+    async def become_ready(self, need: int = 0) -> None:
+        """Do what `get_ready` does, for a coroutine: the event loop goes on meanwhile."""
+        keyring = self._keyring
+        if keyring.is_behind():
+            await asyncio.to_thread(keyring.catch_up)
         keyset = self.keyset
-        if keyset is None or not self._keyring.fresh(keyset):
-            keyset = self.keyset = self._keyring.get(self.tenant)
+        if keyset is None or not keyring.fresh(keyset):
+            keyset = await coroutines.get(keyring, self.tenant)
+        self.keyset = keyset = coroutines.renewed(keyring, keyset)
+        if not keyset.allowance.enough(need):
+            await asyncio.to_thread(keyring.provide, keyset, need)
+
+    def renew(self) -> Keyset:
+        """Return a fresh keyset, asking key store and KMS when the present one has expired or was evicted."""
+        keyring = self._keyring
+        if keyring.is_behind():
+            if concurrency.in_greenlet():
+                concurrency.await_only(asyncio.to_thread(keyring.catch_up))
+            elif not _on_event_loop():  # there, the next statement asks
+                keyring.catch_up()
+        keyset = self.keyset
+        if keyset is None or not keyring.fresh(keyset):
+            if concurrency.in_greenlet():
+                keyset = concurrency.await_only(coroutines.get(keyring, self.tenant))
+            else:
+                keyset = keyring.get(self.tenant)
+            self.keyset = keyset
         return keyset
 
     def open_(self, context: str, sealed: bytes) -> tuple[int, bytes]:
@@ -135,6 +156,14 @@ class Scope:
             f"the scope of tenant {self.tenant!r} was left in another context than it was entered in, or out of order",
             hint="do not hold a scope open across a yield; enter and leave it in the same function",
         )
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def no_tenant() -> NoTenantError:

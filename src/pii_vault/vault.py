@@ -154,7 +154,7 @@ class Vault:
         return self._store.names()
 
     def suspend(self, tenant: str, reason: str = "") -> bool:
-        """Let a tenant neither seal nor open until it is resumed; other processes follow within their time to live.
+        """Let a tenant neither seal nor open until it is resumed; other processes follow within 5 seconds of use.
 
         Returns:
             False when it was suspended already.
@@ -164,6 +164,19 @@ class Vault:
     def resume(self, tenant: str, reason: str = "") -> bool:
         """End a tenant's suspension; return False when it was not suspended."""
         return registration.set_suspended(self._parts, tenant, False, reason)
+
+    def set_terms(self, tenant: str, *, ttl: int | None, grace: int = 0) -> TenantRecord:
+        """Say for how long a tenant's keys are held in memory; all processes follow within 5 seconds of use.
+
+        Args:
+            tenant: The tenant's name.
+            ttl: Whole seconds, as `Vault(ttl=…)`: 0 asks the KMS in every scope. None for the vault's own terms.
+            grace: Whole seconds, as `Vault(grace=…)`. Both together are the bound that this customer gets.
+
+        Raises:
+            ConfigurationError: they are too long, or contradict each other.
+        """
+        return registration.set_terms(self._parts, tenant, ttl=ttl, grace=grace)
 
     def set_rotation(self, tenant: str, *, days: int | None = None, follows_kms: bool = False) -> TenantRecord:
         """Say how often a tenant's data key is rotated; the day on which the present one is due moves with it.
@@ -321,8 +334,16 @@ class Vault:
         return AuditLog(self._store, self._parts.kms, self._parts.ledger)
 
     def evict(self, tenant: str) -> None:
-        """Forget a tenant's keys in this process; the next use asks the KMS."""
-        self._keyring.evict(tenant)
+        """Forget a tenant's keys: the next use asks its KMS. No KMS is asked for that.
+
+        This process forgets them at once, open scopes included. The others are asked to through the key store, where
+        each that is in use looks every 5 seconds.
+
+        Raises:
+            TenantNotFoundError: nobody has this name.
+            KeyStoreError: the key store cannot be written: only this process has forgotten them.
+        """
+        self._keyring.evict_everywhere(tenant)
 
     def close(self) -> None:
         """Close the vault's own connections, and report uses of keys that were not counted yet."""

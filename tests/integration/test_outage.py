@@ -29,7 +29,8 @@ from pii_vault.errors import (
     PiiVaultError,
 )
 from pii_vault.keyring import Terms
-from pii_vault.keyring.terms import AGAIN_SECONDS, FAILED_SECONDS, REFUSED_SECONDS
+from pii_vault.keyring.failures import Failures
+from pii_vault.keyring.terms import AGAIN_SECONDS, FAILED_SECONDS, FAILED_SECONDS_AT_MOST, REFUSED_SECONDS
 from pii_vault.kms import KmsKey
 
 TTL, GRACE = 100.0, 50.0
@@ -153,7 +154,7 @@ def test_an_outage_is_sat_out_until_the_bound_and_not_a_moment_longer(
     app.is_dark(error)
     app.works("glob")
     app.kms.clear_script()
-    app.clocks.pass_(FAILED_SECONDS)
+    app.clocks.pass_(FAILED_SECONDS_AT_MOST)
     app.works()
 
 
@@ -365,16 +366,18 @@ def test_what_was_asked_for_before_an_eviction_is_not_used_afterwards(app: App, 
     app.is_dark(KmsDeniedError)
 
 
-def test_an_outage_is_looked_at_once_a_second(app: App) -> None:
+def test_an_outage_is_looked_at_less_and_less_often(app: App) -> None:
     app.fails(error="KMSInternalException")
     app.clocks.pass_(EARLY)
-    asked = app.unwraps()
-    for _ in range(10):
+    for pause in (1, 2, 4, 8, 16, 16):
+        asked = app.unwraps()
+        for _ in range(3):
+            app.read()
+        assert app.unwraps() == asked + 1
+        app.clocks.pass_(pause - 0.001)
         app.read()
-    assert app.unwraps() == asked + 1
-    app.clocks.pass_(1)
-    app.read()
-    assert app.unwraps() == asked + 2
+        assert app.unwraps() == asked + 1
+        app.clocks.pass_(0.001)
 
 
 def test_who_waits_for_a_fetch_does_not_wait_for_ever(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +396,7 @@ def test_who_waits_for_a_fetch_does_not_wait_for_ever(app: App, monkeypatch: pyt
 
 def test_few_fetch_at_once_and_who_cannot_goes_on_or_is_told_so(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pii_vault.keyring.keyring.WAIT_SECONDS", 0.05)
-    monkeypatch.setattr("pii_vault.keyring.keyring.AT_ONCE", 1)
+    monkeypatch.setattr("pii_vault.keyring.places.AT_ONCE", 1)
     app.vault._keyring._reset()
     assert app.read("glob") == ["of glob"]
     app.kms.script(FaultRule("Decrypt", key=app.keys["acme"].arn, latency=0.4))
@@ -412,7 +415,7 @@ def test_few_fetch_at_once_and_who_cannot_goes_on_or_is_told_so(app: App, monkey
 def test_without_a_time_to_live_nothing_is_remembered_and_nobody_s_place_is_taken(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pii_vault.keyring.keyring.AT_ONCE", 1)
+    monkeypatch.setattr("pii_vault.keyring.places.AT_ONCE", 1)
     monkeypatch.setattr("pii_vault.keyring.keyring.WAIT_SECONDS", 0.05)
     own = Vault(app.vault._engine.url, kms=app.kms.provider(attempts=1), platform_key=app.kms.platform_key(), ttl=0)
     arn, answered, done = app.keys["acme"].arn, threading.Event(), threading.Event()
@@ -453,6 +456,38 @@ def test_keysets_that_were_fetched_together_are_not_fetched_together_again() -> 
     assert Terms(ttl=0).early() == float("inf")
 
 
-def test_a_failure_is_remembered_for_a_moment_and_no_longer_than_the_time_to_live() -> None:
-    assert [Terms(ttl=300).remembered(refused=refused) for refused in (True, False)] == [5, 1]
-    assert [Terms(ttl=0.5).remembered(refused=refused) for refused in (True, False)] == [0.5, 0.5]
+@pytest.mark.parametrize(
+    ("ttl", "outage", "refusal"), [(300.0, [1, 2, 4, 8, 16, 16], 5), (3.0, [1, 2, 3, 3, 3, 3], 3), (0.5, [0.5] * 6, 0.5)]
+)
+def test_a_failure_is_remembered_for_a_moment_and_no_longer_than_the_time_to_live(
+    ttl: float, outage: list[float], refusal: float
+) -> None:
+    clocks = Clocks()
+    failures = Failures(10, lambda: clocks.monotonic)
+
+    def fails(error: KmsError, pause: float) -> None:
+        failures.add("acme", error, ttl)
+        assert failures.pause("acme") == pause
+        clocks.pass_(pause - 0.001)
+        assert type(failures.answer("acme")) is type(error)
+        assert failures.answer("glob") is None
+        clocks.pass_(0.001)
+        assert failures.answer("acme") is None
+
+    out = KmsUnavailableError("out", code="KMSInternalException", operation="Decrypt")
+    for pause in outage:
+        fails(out, pause)
+        assert failures.is_in_doubt("acme")
+    fails(KmsDeniedError("no", code="DisabledException", operation="Decrypt"), refusal)
+    assert not failures.is_in_doubt("acme")
+    fails(out, outage[0])
+    failures.forget("acme")
+    assert not failures.is_in_doubt("acme")
+    fails(out, outage[0])
+
+
+def test_failures_of_so_many_tenants_are_remembered_and_no_more() -> None:
+    failures = Failures(100, time.monotonic)
+    for number in range(10_000):
+        failures.add(f"t{number}", KmsUnavailableError("out", code="x", operation="Decrypt"), 300)
+    assert sum(failures.answer(f"t{number}") is not None for number in range(10_000)) == 100

@@ -220,7 +220,7 @@ def test_processes_together_cannot_pass_the_limit(world: World, tmp_path: Path) 
     set_counted(world, USE_LIMIT - room)
     processes = [start(world, tmp_path, batch=100, batches=100) for _ in range(3)]
     outcomes = [process.communicate(timeout=60) for process in processes]
-    assert not any("Traceback" in err for _, err in outcomes)
+    assert not any("Traceback" in err for _, err in outcomes), outcomes
     assert all(out.endswith("refused\n") for out, _ in outcomes)
     assert 0 < stored(world) <= room
     assert counted(world) <= USE_LIMIT

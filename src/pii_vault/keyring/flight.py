@@ -1,9 +1,10 @@
-"""One load of a tenant's keyset that is under way, for all who wait for it."""
+"""One load of a tenant's keyset that is under way, for all who wait for it: threads and coroutines."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
-import threading
+from concurrent.futures import Future
 from typing import Final
 
 from ..errors import KmsUnavailableError, PiiVaultError
@@ -21,26 +22,46 @@ class Flight:
 
     def __init__(self, tenant: str) -> None:
         self._tenant: Final = tenant
-        self._done: Final = threading.Event()
+        self._done: Final[Future[None]] = Future()
+        # A coroutine that is cancelled while it waits would cancel a future that has not begun, and with it the others.
+        self._done.set_running_or_notify_cancel()
         self.keyset: Keyset | None = None
-        self.error: PiiVaultError | None = None
+        self.error: Exception | None = None
 
     def land(self) -> None:
         """Let those who wait go on."""
-        self._done.set()
+        self._done.set_result(None)
 
     def wait(self) -> Keyset | None:
-        """Wait for the load; return its keyset, or None when whoever made it died of something else.
+        """Wait for the load; return its keyset, or None when whoever made it was interrupted.
 
         Raises:
             KmsUnavailableError: it takes too long.
             PiiVaultError: it failed.
         """
-        if not self._done.wait(WAIT_SECONDS):
-            raise KmsUnavailableError(
-                f"the keys of tenant {self._tenant!r} are still being fetched after {WAIT_SECONDS:g} s",
-                hint="the KMS or the key store is slow; try again",
-            )
-        if self.error is not None:
+        try:
+            self._done.result(WAIT_SECONDS)
+        except TimeoutError:
+            raise self._late() from None
+        return self._outcome()
+
+    async def waited(self) -> Keyset | None:
+        """Wait as `wait` does, without a thread."""
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(self._done), WAIT_SECONDS)
+        except TimeoutError:
+            raise self._late() from None
+        return self._outcome()
+
+    def _outcome(self) -> Keyset | None:
+        if isinstance(self.error, PiiVaultError):
             raise copy.copy(self.error)
+        if self.error is not None:
+            raise self.error
         return self.keyset
+
+    def _late(self) -> KmsUnavailableError:
+        return KmsUnavailableError(
+            f"the keys of tenant {self._tenant!r} are still being fetched after {WAIT_SECONDS:g} s",
+            hint="the KMS or the key store is slow; try again",
+        )

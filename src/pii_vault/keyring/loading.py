@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Final
 
+from cachetools import LRUCache
+
 from ..context import kms_context
 from ..errors import KeyRecordError, KmsUnavailableError, TenantSuspendedError
 from ..hierarchy import Kek, active_record, ended, unwrap_all
@@ -34,21 +36,30 @@ class Loader:
         kms: Who can unwrap a KEK.
         metering: Who counts what is sealed.
         clock: The two clocks.
-        terms: How long a keyset is used.
+        terms: How long the keysets of tenants are used that have no terms of their own.
+        size: Of how many tenants the terms are remembered.
     """
 
-    def __init__(self, store: KeyStore, kms: KmsProvider, metering: Metering, clock: Clock, terms: Terms) -> None:
+    def __init__(
+        self, store: KeyStore, kms: KmsProvider, metering: Metering, clock: Clock, terms: Terms, size: int
+    ) -> None:
         self._store: Final = store
         self._kms: Final = kms
         self._metering: Final = metering
         self._clock: Final = clock
         self._terms: Final = terms
+        self._terms_of: Final[LRUCache[str, Terms]] = LRUCache(size)
         self._highest: Final[dict[bytes, int]] = {}
         self.reset()
 
     def reset(self) -> None:
         """Take another lock: in a forked child the parent's may be held for ever."""
         self._lock = threading.Lock()
+
+    def terms(self, tenant: str) -> Terms:
+        """Return a tenant's terms as they were when its records were last read."""
+        with self._lock:
+            return self._terms_of.get(tenant, self._terms)
 
     def load(self, tenant: str) -> Keyset:
         """Fetch a tenant's keyset.
@@ -58,12 +69,15 @@ class Loader:
         """
         # The clocks are read before the KMS is asked: the bound counts from sending the request.
         sent, sent_wall = self._clock.monotonic(), self._clock.wall()
-        keyset = self._unwrapped(self._store.load(tenant), sent, sent_wall)
+        snapshot = self._store.load(tenant)
+        terms = self._terms.of(snapshot.tenant)
+        with self._lock:
+            self._terms_of[tenant] = terms
+        keyset = self._unwrapped(snapshot, terms, sent, sent_wall)
         if self._clock.monotonic() >= keyset.deadline or self._clock.wall() >= keyset.wall_deadline:
             raise KmsUnavailableError(
-                f"the keys of tenant {tenant!r} took longer than the {self._terms.lifetime:g} s for which they may be "
-                "used",
-                hint="try again; if it stays so, give the vault a longer ttl",
+                f"the keys of tenant {tenant!r} took longer than the {terms.lifetime:g} s for which they may be used",
+                hint="try again; if it stays so, give the tenant a longer ttl",
             )
         return keyset
 
@@ -81,7 +95,7 @@ class Loader:
         with self._lock:
             self._highest[tenant_uid] = max(version, self._highest.get(tenant_uid, 0))
 
-    def _unwrapped(self, snapshot: Snapshot, sent: float, sent_wall: float) -> Keyset:
+    def _unwrapped(self, snapshot: Snapshot, terms: Terms, sent: float, sent_wall: float) -> Keyset:
         tenant = snapshot.tenant
         if tenant.suspended:
             raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
@@ -97,9 +111,9 @@ class Loader:
             active,
             unwrap_all(kek, snapshot.keys, Purpose.DATA),
             ended=ended(snapshot.keys, Purpose.DATA),
-            deadline=sent + self._terms.lifetime,
-            wall_deadline=sent_wall + self._terms.lifetime,
-            refresh_at=sent + self._terms.early(),
+            deadline=sent + terms.lifetime,
+            wall_deadline=sent_wall + terms.lifetime,
+            refresh_at=sent + terms.early(),
             allowance=self._metering.allowance(tenant.identity, active, record.reserved if record is not None else 0),
         )
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, KeyRecordError
+from ..keys import TenantRecord
 
 MOST_SECONDS: Final = 43_200.0
 """The most that time to live and grace may come to. A key is destroyed a day after it was taken out of use, and the
@@ -30,14 +31,24 @@ WAIT_SECONDS: Final = 20.0
 AT_ONCE: Final = 20
 """How many keysets are fetched at once: what the KMS does not answer for one customer takes one of these places."""
 
+IN_DOUBT_AT_ONCE: Final = 5
+"""How many of these places may be taken for customers whose KMS did not answer the last time. However many they are,
+the other places are left to those whose KMS does."""
+
 REFUSED_SECONDS: Final = 5.0
 """How long a refusal by the KMS is answered from memory: a customer that lets us in again waits no longer than that.
 
-It is never longer than the time to live, and neither is the next one."""
+It is never longer than the time to live, and neither are the next two."""
 
 FAILED_SECONDS: Final = 1.0
 """How long any other failure of the KMS is. Whoever asks for a tenant whose KMS does not answer is told so at once
-then, and keeps no thread that others could use."""
+then, and keeps no thread that others could use. Twice as long after each failure that follows, up to the next one."""
+
+FAILED_SECONDS_AT_MOST: Final = 16.0
+"""How long it may take, at most, until a KMS that answers again is asked again."""
+
+NOTICE_SECONDS: Final = 5.0
+"""How often a process that is in use asks the key store whether keys are to be forgotten. No KMS is asked for that."""
 
 UNKNOWN_SECONDS: Final = 5.0
 """How long a version that was not there is believed not to be there."""
@@ -87,14 +98,27 @@ class Terms:
                 hint="set a ttl, however short, or a grace of 0",
             )
 
+    def of(self, tenant: TenantRecord) -> Terms:
+        """Return a tenant's own terms, or these when it has none.
+
+        Raises:
+            KeyRecordError: its own cannot be kept.
+        """
+        ttl, grace = tenant.policy.ttl_seconds, tenant.policy.grace_seconds
+        if ttl is None:
+            return self
+        try:
+            return Terms(ttl, grace or 0)
+        except ConfigurationError as error:
+            raise KeyRecordError(
+                f"tenant {tenant.name!r} has {error.args[0]}",
+                hint="the key store was changed by something other than pii_vault: `pii-vault audit verify`",
+            ) from None
+
     @property
     def lifetime(self) -> float:
         """Return the seconds after which a keyset is not used any more, whatever the network does."""
         return (self.ttl or UNCACHED_SECONDS) + self.grace
-
-    def remembered(self, *, refused: bool) -> float:
-        """Return the seconds for which a failure of the KMS is answered from memory."""
-        return min(REFUSED_SECONDS if refused else FAILED_SECONDS, self.ttl)
 
     def early(self) -> float:
         """Return the seconds after which a keyset is to be fetched anew, a little different each time."""

@@ -17,7 +17,7 @@ from ..chain import ChainRecord, Entry
 from ..errors import KeyStoreError
 from ..keys import KekRecord, KeyRecord, KeyState, Policy, TenantRecord
 from .rows import CHAIN_COLUMNS, KEK_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, entry, values
-from .schema import audit, audit_chains, keks, key_use, keys, policies, tenants
+from .schema import application, audit, audit_chains, keks, key_use, keys, policies, tenants
 
 
 class SupersededError(Exception):
@@ -32,6 +32,23 @@ class Change:
         self._uid = tenant_uid
 
     # The tenant.
+
+    def lock(self) -> None:
+        """Let nobody else change the tenant until the transaction ends."""
+        # A write that changes nothing takes the row lock on PostgreSQL and the write lock on SQLite.
+        mine = tenants.c.uid == self._uid
+        self._connection.execute(update(tenants).where(mine).values(suspended=tenants.c.suspended))
+
+    def evict(self) -> int:
+        """Ask all processes to forget the tenant's keys; return the number of this eviction.
+
+        The row that numbers evictions is locked from here to the end of the transaction, so that they are committed in
+        the order of their numbers. The tenant was locked before: two who evict do not wait for each other for ever.
+        """
+        counted = update(application).values(evictions=application.c.evictions + 1)
+        number: int = self._connection.scalar(counted.returning(application.c.evictions))
+        self._connection.execute(update(tenants).where(tenants.c.uid == self._uid).values(evicted=number))
+        return number
 
     def add_tenant(self, tenant: TenantRecord) -> None:
         """Register the tenant."""

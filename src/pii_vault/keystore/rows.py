@@ -46,7 +46,14 @@ KEK_COLUMNS: Final = (
     "commitment",
     "created_at",
 )
-POLICY_COLUMNS: Final = ("kms_account", "kms_region", "rotation_days", "follows_kms")
+POLICY_COLUMNS: Final = (
+    "kms_account",
+    "kms_region",
+    "rotation_days",
+    "follows_kms",
+    "ttl_seconds",
+    "grace_seconds",
+)
 CHAIN_COLUMNS: Final = ("kms_key_arn", "root", "seq", "head", "sealed_key")
 
 

@@ -37,7 +37,7 @@ from sqlalchemy import (
 
 from ..keys import TRANSITIONS, KeyState
 
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 """Every revision in `migrations/versions`, oldest first."""
 
 REVISION: Final = REVISIONS[-1]
@@ -93,9 +93,11 @@ application = Table(
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("uid", LargeBinary(16), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("evictions", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("id = 1", name="one_row"),
     CheckConstraint("length(uid) = 16", name="uid_bytes"),
 )
+"""Who the application is, and how often a tenant's keys were to be forgotten."""
 
 tenants = Table(
     "pii_vault_tenants",
@@ -105,6 +107,7 @@ tenants = Table(
     Column("keyset_id", BigInteger, nullable=False, unique=True),
     Column("suspended", Boolean, nullable=False, default=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("evicted", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("length(uid) = 16", name="uid_bytes"),
     CheckConstraint("length(name) > 0", name="name"),
     CheckConstraint("keyset_id BETWEEN 0 AND 4294967295", name="keyset_id"),
@@ -118,9 +121,11 @@ policies = Table(
     Column("kms_region", String(64), nullable=False),
     Column("rotation_days", Integer),
     Column("follows_kms", Boolean, nullable=False),
+    Column("ttl_seconds", Integer, CheckConstraint("ttl_seconds BETWEEN 0 AND 43200", name="ttl_seconds")),
+    Column("grace_seconds", Integer, CheckConstraint("grace_seconds BETWEEN 0 AND 43200", name="grace_seconds")),
     CheckConstraint("rotation_days BETWEEN 1 AND 3650", name="rotation_days"),
 )
-"""What is expected of a tenant's KMS key, and how often its data key is to be rotated."""
+"""What is expected of a tenant's KMS key, how often its data key is rotated, and how long its keys are held."""
 
 keks = Table(
     "pii_vault_keks",
@@ -228,6 +233,8 @@ audit = Table(
     CheckConstraint("seq >= 1", name="seq"),
     CheckConstraint("length(mac) = 32", name="mac_bytes"),
 )
+
+evicted = Index("ix_pii_vault_tenants_evicted", tenants.c.evicted)
 
 one_active_key = Index(
     "uq_pii_vault_keys_one_active",

@@ -120,6 +120,19 @@ def snapshot(connection: Connection, name: str, app_uid: bytes) -> Snapshot:
     return read
 
 
+def tenant_uid(connection: Connection, name: str) -> bytes:
+    """Return a tenant's uid.
+
+    Raises:
+        TenantNotFoundError: nobody has this name.
+    """
+    row = connection.execute(select(tenants.c.uid, tenants.c.name).where(tenants.c.name == name)).one_or_none()
+    # Compared again here, byte for byte: a database may fold case or trailing spaces.
+    if row is None or row.name != name:
+        raise _unknown(name)
+    return bytes(row.uid)
+
+
 def names(connection: Connection) -> list[str]:
     """Return the names of all tenants, in order."""
     return list(connection.scalars(select(tenants.c.name).order_by(tenants.c.name)))
@@ -176,9 +189,7 @@ def _read(connection: Connection, name: str, app_uid: bytes) -> tuple[Snapshot, 
     row = connection.execute(_WHOLE.where(tenants.c.name == name)).one_or_none()
     # Compared again here, byte for byte: a database may fold case or trailing spaces.
     if row is None or row._mapping[tenants.c.name] != name:
-        raise TenantNotFoundError(
-            f"no tenant {name!r} is registered", hint="register it with Vault.add_tenant or `pii-vault tenant add`"
-        )
+        raise _unknown(name)
     for column, what in ((policies.c.tenant_uid, "policy"), (keks.c.generation, "key-encryption key")):
         if row._mapping[column] is None:
             raise KeyRecordError(
@@ -193,3 +204,9 @@ def _read(connection: Connection, name: str, app_uid: bytes) -> tuple[Snapshot, 
         rows.chain_record(row),
     )
     return read, {each._mapping[audit_chains.c.seq] for each in found} <= {row._mapping[audit_chains.c.seq]}
+
+
+def _unknown(name: str) -> TenantNotFoundError:
+    return TenantNotFoundError(
+        f"no tenant {name!r} is registered", hint="register it with Vault.add_tenant or `pii-vault tenant add`"
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Engine, insert, inspect, select, update
+from sqlalchemy import Connection, Engine, StaticPool, false, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..chain import Entry
@@ -23,7 +23,7 @@ from . import rows, schema
 from .change import Change, SupersededError
 from .schema import application, audit, audit_keys, key_use, tenants
 from .schema_change import schema_change
-from .snapshot import Snapshot, TenantSummary, names, owners, snapshot, summaries, to_look_at
+from .snapshot import Snapshot, TenantSummary, names, owners, snapshot, summaries, tenant_uid, to_look_at
 
 OWN_STATEMENTS: Final = "pii_vault_own_statements"
 """The execution option that marks the key store's statements: on an engine that is attached too, they need no keys."""
@@ -165,17 +165,48 @@ class KeyStore:
         uid = tenant.identity.tenant_uid
         try:
             with self._transaction() as connection:
-                # A write that changes nothing takes the row lock on PostgreSQL and the write lock on SQLite.
-                mine = tenants.c.uid == uid
-                connection.execute(update(tenants).where(mine).values(suspended=tenants.c.suspended))
+                change = Change(connection, uid)
+                change.lock()
                 if snapshot(connection, tenant.name, tenant.identity.app_uid) != decided_on:
                     raise SupersededError
-                yield Change(connection, uid)
+                yield change
         except IntegrityError:
             raise KeyStoreError(
                 f"the key store refuses a change of tenant {tenant.name!r}",
                 hint="it was changed by something other than pii_vault: run `pii-vault audit verify`",
             ) from None
+
+    def evict(self, name: str) -> int:
+        """Ask all processes to forget a tenant's keys; return the number of this eviction.
+
+        Raises:
+            TenantNotFoundError: nobody has this name.
+            KeyStoreError: the key store cannot be written.
+        """
+        with self._transaction() as connection:
+            change = Change(connection, tenant_uid(connection, name))
+            change.lock()
+            return change.evict()
+
+    def evicted(self, after: int | None) -> tuple[int, list[str]]:
+        """Return the number of the last eviction, and the names of the tenants evicted after a number.
+
+        Nobody else sees a database in memory: there is nothing to hear of, and the one connection may be in a
+        transaction of the application's.
+
+        Args:
+            after: The number, or None to learn only where the numbers stand.
+        """
+        if isinstance(self._engine.pool, StaticPool):
+            return after or 0, []
+        later = tenants.c.evicted > after if after is not None else false()
+        query = select(application.c.evictions, tenants.c.name).outerjoin_from(application, tenants, later)
+        # Whoever writes to a SQLite file may be the caller, who would wait for himself.
+        with self._transaction() as connection, nullcontext() if after is None else _impatient(connection):
+            found = connection.execute(query).all()
+        if not found:
+            raise KeyStoreError("the key store has no application uid", hint="run Vault.create_all()")
+        return found[0].evictions, [name for _, name in found if name is not None]
 
     def reserve(self, tenant_uid: bytes, version: int, count: int, *, patient: bool = False) -> int:
         """Count `count` values as sealed with a data key, before they are; return how many are now counted.

@@ -26,7 +26,7 @@ Rows = Callable[[Snapshot, KeyRecord], Mapping[str, int]]
 def deactivate(parts: Parts, name: str, reason: str) -> KeyRecord:
     """Let a tenant's ACTIVE data key open only. Nothing is sealed for the tenant until it is rotated.
 
-    Other processes follow when their keys expire, at the latest.
+    Other processes follow when they look at the key store next, within seconds.
 
     Raises:
         KeyStateError: the tenant has no ACTIVE key.
@@ -45,8 +45,8 @@ def deactivate(parts: Parts, name: str, reason: str) -> KeyRecord:
 def compromise(parts: Parts, name: str, version: int, reason: str) -> KeyRecord:
     """Let a data key open for re-encryption only: what it sealed is not to be trusted, and is read by nobody else.
 
-    Other processes follow when their keys expire, at the latest. If the key is ACTIVE, nothing is sealed for the tenant
-    until it is rotated.
+    Other processes follow when they look at the key store next, within seconds. If the key is ACTIVE, nothing is sealed
+    for the tenant until it is rotated.
 
     Raises:
         KeyStateError: there is no such version, or it is compromised or destroyed already.
@@ -134,6 +134,7 @@ def _end(
     page = parts.ledger.page(snapshot.tenant, snapshot)
     with parts.store.change(snapshot) as change:
         after = step(change, parts.now())
+        change.evict()
         page.write(change, event, reason=reason, keys=[after])
     parts.keyring.evict(snapshot.tenant.name)
     return after

@@ -1,4 +1,4 @@
-"""Register tenants, and change what is agreed about them: rotation period, suspension."""
+"""Register tenants, and change what is agreed about them: rotation period, terms, suspension."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .. import primitives
 from ..audit.facts import Event
 from ..context import Identity
 from ..errors import ConfigurationError, KeyStoreError, TenantExistsError, TenantNotFoundError
+from ..keyring import Terms
 from ..keys import Policy, TenantRecord
 from ..keystore import Snapshot
 from ..kms import KmsKey
@@ -84,7 +85,7 @@ def check_period(policy: Policy) -> None:
 def set_suspended(parts: Parts, name: str, suspended: bool, reason: str) -> bool:
     """Suspend a tenant, or resume it; return False when it was so already.
 
-    Other processes notice when their keys expire, at the latest.
+    Other processes notice when they look at the key store next, within seconds.
     """
 
     def attempt() -> bool:
@@ -94,6 +95,7 @@ def set_suspended(parts: Parts, name: str, suspended: bool, reason: str) -> bool
         page = parts.ledger.page(snapshot.tenant, snapshot)
         with parts.store.change(snapshot) as change:
             change.set_suspended(suspended)
+            change.evict()
             event = Event.TENANT_SUSPENDED if suspended else Event.TENANT_RESUMED
             page.write(change, event, reason=reason, tenant=replace(snapshot.tenant, suspended=suspended))
         parts.keyring.evict(name)
@@ -118,6 +120,40 @@ def set_rotation(parts: Parts, name: str, *, days: int | None, follows_kms: bool
         check_period(policy)
         changed = replace(snapshot.tenant, policy=policy)
         keep_due(parts, replace(snapshot, tenant=changed), decided_on=snapshot)
+        return changed
+
+    return decided(name, attempt)
+
+
+def set_terms(parts: Parts, name: str, *, ttl: int | None, grace: int) -> TenantRecord:
+    """Say for how long a tenant's keys are held in memory, and let all processes fetch them anew.
+
+    Args:
+        parts: What it is done with.
+        name: The tenant.
+        ttl: Seconds, or None for the vault's own terms.
+        grace: Seconds.
+
+    Raises:
+        ConfigurationError: they are too long, or contradict each other.
+    """
+    if ttl is None and grace:
+        raise ConfigurationError("a grace is granted together with a ttl", hint="name both")
+    if ttl is not None:
+        Terms(ttl, grace)
+
+    def attempt() -> TenantRecord:
+        snapshot = parts.store.load(name)
+        policy = replace(snapshot.tenant.policy, ttl_seconds=ttl, grace_seconds=None if ttl is None else grace)
+        changed = replace(snapshot.tenant, policy=policy)
+        if changed == snapshot.tenant:
+            return changed
+        page = parts.ledger.page(changed, snapshot)
+        with parts.store.change(snapshot) as change:
+            change.set_policy(policy)
+            change.evict()
+            page.write(change, Event.TENANT_CHANGED, tenant=changed)
+        parts.keyring.evict(name)
         return changed
 
     return decided(name, attempt)

@@ -7,7 +7,6 @@ that an event loop never waits for the KMS.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -158,7 +157,7 @@ def warm(scope: Scope, need: int = 0) -> None:
     if scope.is_ready(need):
         return
     if concurrency.in_greenlet():
-        concurrency.await_only(asyncio.to_thread(scope.get_ready, need))
+        concurrency.await_only(scope.become_ready(need))
     else:
         scope.get_ready(need)
 
