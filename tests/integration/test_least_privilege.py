@@ -89,6 +89,16 @@ def test_an_application_that_writes_needs_to_count_besides(world: World, as_role
         vault.rotate("acme")
 
 
+def test_whoever_evicts_needs_to_write_two_columns(world: World, as_role: Callable[..., Engine]) -> None:
+    evict = ("UPDATE (evicted) ON pii_vault_tenants", "UPDATE (evictions) ON pii_vault_application")
+    vault = Vault(as_role("SELECT ON {tables}", *evict), kms=world.kms)
+    vault.evict("acme")
+    for grants in (evict[:1], evict[1:]):
+        lacking = Vault(as_role("SELECT ON {tables}", *grants), kms=world.kms)
+        with pytest.raises(KeyStoreError, match="InsufficientPrivilege"):
+            lacking.evict("acme")
+
+
 def test_without_the_right_to_count_an_application_seals_a_bounded_number(
     world: World, as_role: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -457,7 +457,8 @@ def test_keysets_that_were_fetched_together_are_not_fetched_together_again() -> 
 
 
 @pytest.mark.parametrize(
-    ("ttl", "outage", "refusal"), [(300.0, [1, 2, 4, 8, 16, 16], 5), (3.0, [1, 2, 3, 3, 3, 3], 3), (0.5, [0.5] * 6, 0.5)]
+    ("ttl", "outage", "refusal"),
+    [(300.0, [1, 2, 4, 8, 16, 16], 5), (3.0, [1, 2, 3, 3, 3, 3], 3), (0.5, [0.5] * 6, 0.5)],
 )
 def test_a_failure_is_remembered_for_a_moment_and_no_longer_than_the_time_to_live(
     ttl: float, outage: list[float], refusal: float

@@ -106,6 +106,9 @@ class TenantDetails:
         uses: How many values may have been sealed with the active data key, never too low; null when none is active.
         rotation_days: Its rotation period in days; null for the default of whoever rotates.
         follows_kms: Whether it is rotated as often as its KMS key is, and whenever that was.
+        ttl_seconds: For how long its keys are held without another word of its KMS; null for the default of whoever
+            holds them.
+        grace_seconds: For how long beyond that while its KMS cannot be reached; null likewise.
         kms_key_arn: The KMS key that wraps its key-encryption key.
         kms_key_material_id: Which material of that KMS key; null when the KMS does not say.
         kms_account: The account that the KMS key must belong to.
@@ -127,6 +130,8 @@ class TenantDetails:
     uses: int | None
     rotation_days: int | None
     follows_kms: bool
+    ttl_seconds: int | None
+    grace_seconds: int | None
     kms_key_arn: str
     kms_key_material_id: str | None
     kms_account: str
@@ -152,6 +157,8 @@ class TenantDetails:
             uses=active.reserved if active is not None else None,
             rotation_days=tenant.policy.rotation_days,
             follows_kms=tenant.policy.follows_kms,
+            ttl_seconds=tenant.policy.ttl_seconds,
+            grace_seconds=tenant.policy.grace_seconds,
             kms_key_arn=kek.kms_key_arn,
             kms_key_material_id=kek.kms_key_material_id,
             kms_account=tenant.policy.kms_account,

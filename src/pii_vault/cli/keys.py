@@ -12,7 +12,7 @@ from .app import app, key
 from .application import metadata_of
 from .documents import Key
 from .output import FAILED
-from .reports import Check, DueTenant, Rotated
+from .reports import Check, DueTenant, Evicted, Rotated
 from .table import FIXED, SPARE, TEXT
 from .words import NONE, day, instant, or_none, uses
 
@@ -174,6 +174,21 @@ def rotate(
         output.say(f"{denied} customers refuse at once: look at our own role and its permissions first")
     if failed:
         raise typer.Exit(FAILED)
+
+
+@key.command("evict")
+def key_evict(name: options.Tenant, database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+    """Let all processes forget a tenant's keys and ask its KMS anew.
+
+    Each process that is in use looks into the key store every 5 seconds. Nothing else changes, and no KMS is asked.
+    """
+    from ..keyring.terms import NOTICE_SECONDS
+
+    options.key_store(database_url).evict(name)
+    if json:
+        output.show_json("key evict", Evicted(name, int(NOTICE_SECONDS)))
+    else:
+        output.show_text(f"every process that holds keys of tenant {name} forgets them within {NOTICE_SECONDS:g} s")
 
 
 @key.command("deactivate")

@@ -65,6 +65,19 @@ class Rotated:
 
 
 @dataclass(frozen=True)
+class Evicted:
+    """Whose keys are forgotten.
+
+    Attributes:
+        tenant: The tenant's name.
+        within_seconds: How long it may take until every process that is in use has noticed.
+    """
+
+    tenant: str
+    within_seconds: int
+
+
+@dataclass(frozen=True)
 class DueTenant:
     """What came of a look at one tenant.
 
@@ -241,6 +254,7 @@ def kinds() -> dict[str, Any]:
         "key list": list[Key],
         "key validate": list[Check],
         "key rotate": Rotated,
+        "key evict": Evicted,
         "key deactivate": Key,
         "key compromise": Key,
         "key destroy": Key,

@@ -30,6 +30,28 @@ FollowKms = Annotated[
 ]
 
 
+Ttl = Annotated[
+    str | None,
+    typer.Option(
+        "--ttl",
+        metavar="SECONDS|default",
+        help="How long its keys are held in memory without another word of its KMS; 0 asks it in every scope. As long "
+        "as the setting ttl says: default.",
+    ),
+]
+
+Grace = Annotated[
+    int | None,
+    typer.Option(
+        "--grace",
+        metavar="SECONDS",
+        min=0,
+        help="How long beyond that while its KMS cannot be reached; 0 if only --ttl is given. A refusal ends all at "
+        "once.",
+    ),
+]
+
+
 @tenant.command("add")
 def tenant_add(
     name: options.Tenant,
@@ -55,7 +77,7 @@ def tenant_add(
     if key is None and (role_arn or external_id or shared_key):
         raise typer.BadParameter("--role-arn, --external-id and --shared-key belong to --key")
     options.check_external_id(role_arn, external_id)
-    days = _days(rotation_days)
+    days = _number("--rotation-days", "days", rotation_days)
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
@@ -132,6 +154,7 @@ def tenant_show(name: options.Tenant, database_url: options.DatabaseUrl = None, 
             "uses of it": uses(found.uses),
             "rotation": _rotation(found),
             "due": instant(found.due_at),
+            "keys held": _terms(found),
             "KMS key": found.kms_key_arn,
             "KMS material": or_none(found.kms_key_material_id),
             "expected in": f"account {found.kms_account}, region {found.kms_region}",
@@ -147,6 +170,8 @@ def tenant_set(
     name: options.Tenant,
     rotation_days: RotationDays = None,
     follow_kms: FollowKms = None,
+    ttl: Ttl = None,
+    grace: Grace = None,
     database_url: options.DatabaseUrl = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
@@ -154,22 +179,36 @@ def tenant_set(
     actor: options.Actor = None,
     json: options.Json = False,
 ) -> None:
-    """Change how often a tenant's data key is rotated. The day on which the present key is due moves with it."""
-    if rotation_days is None and follow_kms is None:
-        raise typer.BadParameter("say what to change: --rotation-days, --follow-kms or --no-follow-kms")
-    days = _days(rotation_days)
+    """Change a tenant's rotation period, or how long its keys are held.
+
+    The day on which the present data key is due moves with the period. All processes follow at once: a rotation reads
+    what is agreed, and a process that holds the tenant's keys notices within seconds.
+    """
+    if rotation_days is None and follow_kms is None and ttl is None:
+        if grace is not None:
+            raise typer.BadParameter("--grace belongs to --ttl")
+        raise typer.BadParameter("say what to change: --rotation-days, --follow-kms, --no-follow-kms or --ttl")
+    days, held = _number("--rotation-days", "days", rotation_days), _number("--ttl", "seconds", ttl)
     vault = options.vault(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
-    before = options.key_store(database_url).load(name).tenant.policy
-    vault.set_rotation(
-        name,
-        days=before.rotation_days if rotation_days is None else days,
-        follows_kms=before.follows_kms if follow_kms is None else follow_kms,
-    )
-    found = TenantDetails.of(options.key_store(database_url).load(name))
-    when = f"next on {day(found.due_at)}" if found.due_at is not None else "but has no active data key now"
-    _done("set", name, f"tenant {name} is rotated {_rotation(found)}, {when}", database_url, json)
+    said = []
+    if ttl is not None:
+        vault.set_terms(name, ttl=held, grace=grace or 0)
+        said.append(
+            f"tenant {name}: keys are held {_terms(TenantDetails.of(options.key_store(database_url).load(name)))}"
+        )
+    if rotation_days is not None or follow_kms is not None:
+        before = options.key_store(database_url).load(name).tenant.policy
+        vault.set_rotation(
+            name,
+            days=before.rotation_days if rotation_days is None else days,
+            follows_kms=before.follows_kms if follow_kms is None else follow_kms,
+        )
+        found = TenantDetails.of(options.key_store(database_url).load(name))
+        when = f"next on {day(found.due_at)}" if found.due_at is not None else "but has no active data key now"
+        said.append(f"tenant {name} is rotated {_rotation(found)}, {when}")
+    _done("set", name, "\n".join(said), database_url, json)
 
 
 @tenant.command("suspend")
@@ -226,9 +265,18 @@ def _rotation(found: TenantDetails) -> str:
     return f"every {found.rotation_days} days" if found.rotation_days else "by default"
 
 
-def _days(text: str | None) -> int | None:
+def _terms(found: TenantDetails) -> str:
+    if found.ttl_seconds is None:
+        return "by default"
+    if not found.ttl_seconds:
+        return "for one scope: its KMS is asked in each"
+    grace = f", in an outage {found.grace_seconds} s more" if found.grace_seconds else ""
+    return f"for {found.ttl_seconds} s{grace}"
+
+
+def _number(option: str, unit: str, text: str | None) -> int | None:
     if text is None or text == "default":
         return None
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise typer.BadParameter(f"--rotation-days is a number of days or the word default, not {text!r}")
+        raise typer.BadParameter(f"{option} is a number of {unit} or the word default, not {text!r}")
     return int(text)

@@ -37,7 +37,7 @@ class Change:
         """Let nobody else change the tenant until the transaction ends."""
         # A write that changes nothing takes the row lock on PostgreSQL and the write lock on SQLite.
         mine = tenants.c.uid == self._uid
-        self._connection.execute(update(tenants).where(mine).values(suspended=tenants.c.suspended))
+        self._connection.execute(update(tenants).where(mine).values(evicted=tenants.c.evicted))
 
     def evict(self) -> int:
         """Ask all processes to forget the tenant's keys; return the number of this eviction.

@@ -200,7 +200,11 @@ class KeyStore:
         if isinstance(self._engine.pool, StaticPool):
             return after or 0, []
         later = tenants.c.evicted > after if after is not None else false()
-        query = select(application.c.evictions, tenants.c.name).outerjoin_from(application, tenants, later)
+        query = (
+            select(application.c.evictions, tenants.c.name)
+            .outerjoin_from(application, tenants, later)
+            .order_by(tenants.c.name)
+        )
         # Whoever writes to a SQLite file may be the caller, who would wait for himself.
         with self._transaction() as connection, nullcontext() if after is None else _impatient(connection):
             found = connection.execute(query).all()
