@@ -412,6 +412,35 @@ def test_few_fetch_at_once_and_who_cannot_goes_on_or_is_told_so(app: App, monkey
     app.works("glob")
 
 
+def test_however_many_customers_kms_do_not_answer_the_others_are_served(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pii_vault.keyring.keyring.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("pii_vault.keyring.places.AT_ONCE", 4)
+    monkeypatch.setattr("pii_vault.keyring.places.IN_DOUBT_AT_ONCE", 2)
+    app.vault._keyring._reset()
+    dark = ["acme", *(f"dark {number}" for number in range(5))]
+    for tenant in dark[1:]:
+        app.join(tenant)
+    for tenant in dark:
+        app.fails(tenant, error="KMSInternalException")
+        app.is_dark(KmsUnavailableError, tenant)
+    app.kms.clear_script()
+    for tenant in dark:
+        app.fails(tenant, black_hole=True)
+    app.clocks.pass_(FAILED_SECONDS)
+    asked = sum(map(app.unwraps, dark))
+    with ThreadPoolExecutor(len(dark)) as pool:
+        reading = [pool.submit(app.read, tenant) for tenant in dark]
+        eventually(lambda: sum(app.kms.count("Decrypt", key=app.keys[each].arn, outcome="open") for each in dark) == 2)
+        app.vault.evict("glob")
+        app.works("glob")
+        assert sum(not each.done() for each in reading) == 2
+        messages = sorted(str(each.exception()) for each in reading)
+    assert sum("2 others are being fetched already" in each for each in messages) == len(dark) - 2
+    assert sum(map(app.unwraps, dark)) == asked + 2
+
+
 def test_without_a_time_to_live_nothing_is_remembered_and_nobody_s_place_is_taken(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ from .aws_arn import key_address
 from .aws_calls import client_config, require_boto3, translated
 from .aws_clients import ClientCache, ClientKey, Lease
 from .aws_errors import OWN_CREDENTIALS, kms_error
+from .aws_retries import RetryBudget
 from .base import GeneratedKey, KmsKey, KmsKeyDescription, WrappedKey
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class AwsKms:
         session: The boto3 session with our own credentials; None for boto3's usual chain.
         connect_timeout: Seconds to wait for a connection.
         read_timeout: Seconds to wait for an answer.
-        attempts: How often to try while the KMS is unavailable; 1 for never again.
+        attempts: How often to try while the KMS is unavailable; 1 for never again. A customer whose KMS stays so gets
+            one attempt a call after ten calls in a row, and one more try each second.
         role_session_name: The session name of assumed roles; it shows in the customer's CloudTrail.
         session_seconds: How long assumed credentials live.
         max_clients: How many clients (identities) to keep; each holds an idle connection or two.
@@ -295,7 +297,7 @@ class AwsKms:
             return
         without = KmsKey(key.arn, key.role_arn)
         try:
-            self._tried(lambda: self._assumed("DescribeKey", without))
+            self._tried(_caller(without), lambda: self._assumed("DescribeKey", without))
         except KmsDeniedError:
             return
         raise KmsConfigurationError(
@@ -317,20 +319,22 @@ class AwsKms:
         self, operation: str, key: KmsKey, send: Callable[[_Client], ResultT], other: KmsKey | None = None
     ) -> ResultT:
         named = key.arn if other in (None, key) else f"{key.arn} to {other.arn}"
-        return self._tried(lambda: self._call_once(operation, key, send, named))
+        return self._tried(_caller(key), lambda: self._call_once(operation, key, send, named))
 
-    def _tried(self, call: Callable[[], ResultT]) -> ResultT:
+    def _tried(self, caller: ClientKey, call: Callable[[], ResultT]) -> ResultT:
         # botocore's own retries are off: they take LimitExceededException for a throttle, and they cannot
         # know which of our classes may be tried again.
         for attempt in range(1, self._attempts):
             try:
                 return call()
             except KmsUnavailableError:
+                if not self._retries.take(caller):
+                    raise
                 self._sleep(random.uniform(0, min(1.0, 0.1 * 2**attempt)))  # noqa: S311 - jitter, no secret
         return call()
 
     def _call_once(self, operation: str, key: KmsKey, send: Callable[[_Client], ResultT], named: str) -> ResultT:
-        identity = ClientKey(key_address(key).region, key.role_arn, key.external_id)
+        identity = _caller(key)
         try:
             client = self._client(operation, key, identity)
             return translated(operation, named, lambda: send(client))
@@ -433,6 +437,7 @@ class AwsKms:
         self._session_lock = threading.Lock()
         self._session = self._given_session
         self._clients: ClientCache[_Client] = ClientCache(capacity=self._max_clients, clock=self._clock)
+        self._retries = RetryBudget(self._max_clients)
 
 
 _instances: Final[weakref.WeakSet[AwsKms]] = weakref.WeakSet()
@@ -445,6 +450,11 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _caller(key: KmsKey) -> ClientKey:
+    """Return as whom a key is used."""
+    return ClientKey(key_address(key).region, key.role_arn, key.external_id)
 
 
 def _would_succeed(operation: str, dry_run: Callable[[], Answer]) -> bool:
