@@ -148,6 +148,10 @@ def activation_message(identity: Identity, purpose: str, version: int, epoch: in
     )
 
 
+KMS_TENANT: Final = "pii-vault:tenant"
+"""The entry of the KMS encryption context that names the tenant: its uid in hexadecimal, or ``platform``."""
+
+
 def kms_context(identity: Identity, purpose: str, number: int) -> Mapping[str, str]:
     """Return the KMS encryption context of a key: exactly five entries, frozen.
 
@@ -163,7 +167,7 @@ def kms_context(identity: Identity, purpose: str, number: int) -> Mapping[str, s
         {
             "pii-vault:format": "1",
             "pii-vault:app": identity.app_uid.hex(),
-            "pii-vault:tenant": identity.tenant_uid.hex(),
+            KMS_TENANT: identity.tenant_uid.hex(),
             "pii-vault:purpose": purpose,
             "pii-vault:record": f"{identity.keyset_id:08x}.{number}",
         }
@@ -176,7 +180,7 @@ def platform_context(app_uid: bytes, purpose: str) -> Mapping[str, str]:
         {
             "pii-vault:format": "1",
             "pii-vault:app": app_uid.hex(),
-            "pii-vault:tenant": "platform",
+            KMS_TENANT: "platform",
             "pii-vault:purpose": purpose,
             "pii-vault:record": "1",
         }

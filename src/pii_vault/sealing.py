@@ -45,6 +45,7 @@ class Keyset:
         allowance: How many more values this process may seal with the active version.
         checked_until: Until when, on the monotonic clock, the keyring's last look at both clocks is good enough for
             the hot path; never later than the deadline.
+        asked_at: When the KMS was asked for it, on the monotonic clock.
         refresh_at: From when on another keyset is to be fetched in its place, on the monotonic clock.
         overdue: Whether nobody could be asked for that when it was tried.
         sealings: Prepared by the column types, under names of theirs, for their hot path.
@@ -57,6 +58,7 @@ class Keyset:
         "_subkeys",
         "active",
         "allowance",
+        "asked_at",
         "checked_until",
         "deadline",
         "ended",
@@ -79,6 +81,7 @@ class Keyset:
         deadline: float,
         wall_deadline: float,
         refresh_at: float = math.inf,
+        asked_at: float = 0.0,
         allowance: Allowance | None = None,
         ended: Mapping[int, KeyState] | None = None,
     ) -> None:
@@ -91,6 +94,7 @@ class Keyset:
         self.wall_deadline: Final = wall_deadline
         self.checked_until = 0.0
         self.refresh_at = refresh_at
+        self.asked_at: Final = asked_at
         self.overdue = False
         self.sealings: Final[dict[str, Sealing]] = {}
         self.openings: Final[dict[str, dict[bytes, Opening]]] = {}

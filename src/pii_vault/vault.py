@@ -18,6 +18,7 @@ from .keys import KeyRecord, Policy, TenantRecord
 from .keystore import KeyStore, Snapshot
 from .keystore.engine import open_engine
 from .kms import KmsKey, KmsLifecycle
+from .kms.measured import MeasuredKms
 from .lifecycle import ending, registration, rewrap, rewrap_all, rotation, schedule, validation
 from .lifecycle.parts import Parts, Reason
 from .lifecycle.rewrap import Rewrap
@@ -30,6 +31,7 @@ from .orm.engine import attach_engine
 from .orm.session import attach_session
 from .reencryption.coverage import values_under
 from .scope import Scope
+from .telemetry import telemetry
 
 
 class Vault:
@@ -71,8 +73,10 @@ class Vault:
         if check_database is not None:
             check_database(self._engine.url)
         self._store: Final = KeyStore(self._engine)
-        self._keyring: Final = Keyring(self._store, kms, terms=Terms(ttl, grace), clock=clock)
         own_platform_key = getattr(kms, "platform_key", None)
+        told = telemetry()
+        kms = MeasuredKms(kms, told)
+        self._keyring: Final = Keyring(self._store, kms, terms=Terms(ttl, grace), clock=clock, telemetry=told)
         if platform_key is None and own_platform_key is not None:
             platform_key = own_platform_key()
         ledger = Ledger(self._store, kms, platform_key, actor=actor or _user(), now=now)

@@ -317,7 +317,7 @@ def test_forked_children_repeat_no_iv_and_wait_for_no_lock(build: Callable[..., 
     world = build()
     column = Note.__table__.c.body.type.dialect_impl(world.engine.dialect)
     seal = column.bind_processor(world.engine.dialect)
-    lock, forked, held = world.vault._keyring._lock, threading.Event(), threading.Event()
+    lock, forked, held = world.vault._keyring._memory.lock, threading.Event(), threading.Event()
 
     def hold() -> None:
         with lock:

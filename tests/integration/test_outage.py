@@ -395,7 +395,7 @@ def test_who_waits_for_a_fetch_does_not_wait_for_ever(app: App, monkeypatch: pyt
 
 
 def test_few_fetch_at_once_and_who_cannot_goes_on_or_is_told_so(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pii_vault.keyring.keyring.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("pii_vault.keyring.fetching.WAIT_SECONDS", 0.05)
     monkeypatch.setattr("pii_vault.keyring.places.AT_ONCE", 1)
     app.vault._keyring._reset()
     assert app.read("glob") == ["of glob"]
@@ -415,7 +415,7 @@ def test_few_fetch_at_once_and_who_cannot_goes_on_or_is_told_so(app: App, monkey
 def test_however_many_customers_kms_do_not_answer_the_others_are_served(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pii_vault.keyring.keyring.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("pii_vault.keyring.fetching.WAIT_SECONDS", 0.05)
     monkeypatch.setattr("pii_vault.keyring.places.AT_ONCE", 4)
     monkeypatch.setattr("pii_vault.keyring.places.IN_DOUBT_AT_ONCE", 2)
     app.vault._keyring._reset()
@@ -445,7 +445,7 @@ def test_without_a_time_to_live_nothing_is_remembered_and_nobody_s_place_is_take
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pii_vault.keyring.places.AT_ONCE", 1)
-    monkeypatch.setattr("pii_vault.keyring.keyring.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("pii_vault.keyring.fetching.WAIT_SECONDS", 0.05)
     own = Vault(app.vault._engine.url, kms=app.kms.provider(attempts=1), platform_key=app.kms.platform_key(), ttl=0)
     arn, answered, done = app.keys["acme"].arn, threading.Event(), threading.Event()
     app.kms.script(FaultRule("Decrypt", key=arn, alter=lambda answer: (answered.set(), done.wait(30), answer)[-1]))

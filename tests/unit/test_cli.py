@@ -40,6 +40,7 @@ ARGUMENTS = {
     "key list": ["acme"],
     "key validate": ["acme"],
     "key rotate": ["acme"],
+    "key evict": ["acme"],
     "key deactivate": ["acme"],
     "key compromise": ["acme", "1", "--yes"],
     "key destroy": ["acme", "1", "--yes", "--metadata", "pii_vault.keystore.schema:metadata"],

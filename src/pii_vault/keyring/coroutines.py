@@ -12,7 +12,6 @@ from ..errors import PiiVaultError
 from ..sealing import Keyset
 from .flight import Flight
 from .keyring import Keyring
-from .terms import WAIT_SECONDS
 
 
 async def get(keyring: Keyring, tenant: str) -> Keyset:
@@ -25,20 +24,20 @@ def renewed(keyring: Keyring, keyset: Keyset) -> Keyset:
 
     Nobody waits for that. What it meets is known to the next one who asks.
     """
-    turn = keyring.turn(keyset)
+    turn = keyring.fetching.turn(keyset)
     if isinstance(turn, Keyset):
         return turn
-    _send(keyring, keyset.tenant, turn, keyset)
+    _send(keyring, keyset.tenant, turn, instead_of=keyset)
     return keyset
 
 
 async def _load_once(keyring: Keyring, tenant: str) -> Keyset:
-    joined = 0
+    fetching, joined = keyring.fetching, 0
     while True:
-        if keyring.asks_always(tenant):
-            keyset: Keyset | None = await asyncio.wrap_future(keyring.crew.submit(keyring.load, tenant))
+        if fetching.asks_always(tenant):
+            keyset: Keyset | None = await asyncio.wrap_future(keyring.crew.submit(fetching.load, tenant))
         else:
-            boarded = keyring.board(tenant)
+            boarded = fetching.board(tenant)
             if isinstance(boarded, Keyset):
                 return boarded
             flight, mine = boarded
@@ -46,7 +45,7 @@ async def _load_once(keyring: Keyring, tenant: str) -> Keyset:
                 _send(keyring, tenant, flight)
             keyset = await flight.waited()
             joined += not mine
-        if keyset is not None and keyring.serves(keyset, None, joined):
+        if keyset is not None and fetching.serves(keyset, None, joined):
             return keyset
 
 
@@ -55,14 +54,14 @@ def _send(keyring: Keyring, tenant: str, flight: Flight, instead_of: Keyset | No
     try:
         keyring.crew.submit(_lead, keyring, tenant, flight, instead_of)
     except RuntimeError as error:  # the interpreter ends: whoever waits is not to wait for it
-        keyring.give_up(tenant, flight, error)
+        keyring.fetching.give_up(tenant, flight, error)
 
 
 def _lead(keyring: Keyring, tenant: str, flight: Flight, instead_of: Keyset | None) -> None:
     try:
         if instead_of is None:
-            keyring.lead(tenant, flight, WAIT_SECONDS)
+            keyring.fetching.lead(tenant, flight)
         else:
-            keyring.renew(instead_of, flight)
+            keyring.fetching.renew(instead_of, flight)
     except PiiVaultError:
         pass  # the flight tells those who wait for it, and the keyring remembers it for those who come

@@ -114,6 +114,7 @@ class Loader:
             deadline=sent + terms.lifetime,
             wall_deadline=sent_wall + terms.lifetime,
             refresh_at=sent + terms.early(),
+            asked_at=sent,
             allowance=self._metering.allowance(tenant.identity, active, record.reserved if record is not None else 0),
         )
 

@@ -46,7 +46,7 @@ class Change:
         the order of their numbers. The tenant was locked before: two who evict do not wait for each other for ever.
         """
         counted = update(application).values(evictions=application.c.evictions + 1)
-        number: int = self._connection.scalar(counted.returning(application.c.evictions))
+        number: int = self._connection.execute(counted.returning(application.c.evictions)).scalar_one()
         self._connection.execute(update(tenants).where(tenants.c.uid == self._uid).values(evicted=number))
         return number
 
