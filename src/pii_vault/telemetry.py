@@ -19,7 +19,7 @@ from ._version import __version__
 from .errors import KmsError
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 Attributes: TypeAlias = dict[str, str | float]
 
@@ -85,12 +85,16 @@ class Telemetry:
 
 
 class OpenTelemetry(Telemetry):
-    """What is told to OpenTelemetry."""
+    """What is told to OpenTelemetry.
 
-    def __init__(self) -> None:
+    Args:
+        meter: Who makes the instruments; the one of the process by default.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
         from opentelemetry import metrics, trace
 
-        meter = metrics.get_meter("pii_vault", __version__)
+        meter = meter or metrics.get_meter("pii_vault", __version__)
         self._span: Final = trace.get_current_span
         self._lookups: Final = meter.create_counter(
             "pii_vault.keyring.lookups", "{lookup}", "Scopes that wanted a tenant's keys, by how they came by them."

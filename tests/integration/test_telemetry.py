@@ -1,0 +1,268 @@
+"""What OpenTelemetry is told: the numbers of what really happened, over HTTP, and nothing that is secret."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.support.clocks import Clocks
+from tests.support.strict_kms import FaultRule, StrictKms
+
+from pii_vault import Vault
+from pii_vault.errors import KmsDeniedError, KmsUnavailableError
+from pii_vault.keyring import Keyring
+from pii_vault.keyring.terms import NOTICE_SECONDS, REFUSED_SECONDS
+from pii_vault.kms import KmsKey
+from pii_vault.telemetry import Telemetry, telemetry
+
+TTL, GRACE = 100.0, 50.0
+EARLY = 0.96 * TTL
+
+READER = InMemoryMetricReader()
+SPANS = InMemorySpanExporter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sdk() -> None:
+    """OpenTelemetry's own SDK, which a process sets up once."""
+    metrics.set_meter_provider(MeterProvider([READER]))
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(SPANS))
+    trace.set_tracer_provider(provider)
+
+
+class Told:
+    """What was told since the last look."""
+
+    def __init__(self) -> None:
+        self._before = self._totals()
+
+    def __call__(self) -> dict[tuple[str, ...], float]:
+        """Counters, and the counts of histograms, by name and attributes, as far as they have grown."""
+        now = self._totals()
+        grown = {key: value - self._before.get(key, 0) for key, value in now.items()}
+        self._before = now
+        return {key: value for key, value in grown.items() if value}
+
+    def _totals(self) -> dict[tuple[str, ...], float]:
+        found: dict[tuple[str, ...], float] = {}
+        for name, point in points():
+            attributes = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(point.attributes.items())]
+            if name not in ("keyring.keysets", "keyring.oldest"):
+                found[(name, *attributes)] = point.count if hasattr(point, "count") else point.value
+        return found
+
+
+def points() -> Iterator[tuple[str, Any]]:
+    data = READER.get_metrics_data()
+    for resource in data.resource_metrics if data is not None else ():
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                for point in metric.data.data_points:
+                    yield metric.name.removeprefix("pii_vault."), point
+
+
+def gauge(name: str) -> float:
+    return next(point.value for each, point in points() if each == name)
+
+
+class App:
+    def __init__(self, url: str, kms: StrictKms) -> None:
+        self.kms, self.clocks = kms, Clocks()
+        self.vault = Vault(
+            url,
+            kms=kms.provider(attempts=1),
+            platform_key=kms.platform_key(),
+            ttl=TTL,
+            grace=GRACE,
+            clock=self.clocks.as_clock,
+        )
+        self.vault.create_all()
+        self.key: KmsKey = kms.customer_key()
+        self.vault.add_tenant("acme", key=self.key.arn, role_arn=self.key.role_arn, external_id=self.key.external_id)
+        self.uid = self.vault._store.load("acme").tenant.identity.tenant_uid.hex()
+
+    def enter(self) -> None:
+        with self.vault.tenant("acme"):
+            pass
+
+
+@pytest.fixture
+def app(sqlite_url: str, strict_kms: StrictKms) -> Iterator[App]:
+    app = App(sqlite_url, strict_kms)
+    yield app
+    app.vault.close()
+
+
+@pytest.fixture
+def told(app: App) -> Told:
+    return Told()
+
+
+def test_hits_fetches_and_those_who_wait_are_counted(app: App, told: Told) -> None:
+    app.kms.script(FaultRule("Decrypt", key=app.key.arn, latency=0.3))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: app.enter(), range(8)))
+    found = told()
+    assert found.pop(("keyring.lookups", "outcome=wait")) == 7
+    assert found == {
+        ("keyring.lookups", "outcome=fetch"): 1,
+        ("keyring.fetch.duration", "ahead=false"): 1,
+        ("kms.duration", "operation=Decrypt", f"tenant={app.uid}"): 1,
+    }
+    for _ in range(5):
+        app.enter()
+    assert told() == {("keyring.lookups", "outcome=hit"): 5}
+
+
+def test_a_refresh_an_outage_and_a_refusal_are_told_apart(app: App, told: Told) -> None:
+    app.enter()
+    told()
+    call = ("kms.duration", "operation=Decrypt", f"tenant={app.uid}")
+    failed = ("kms.duration", "type=KMSInternalException", *call[1:])
+    app.clocks.pass_(EARLY)
+    app.enter()
+    assert told() == {
+        ("keyring.lookups", "outcome=hit"): 1,
+        ("keyring.fetch.duration", "ahead=true"): 1,
+        call: 1,
+    }
+    app.kms.script(FaultRule("Decrypt", key=app.key.arn, error="KMSInternalException"))
+    app.clocks.pass_(EARLY)
+    app.enter()
+    assert told() == {
+        ("keyring.lookups", "outcome=hit"): 1,
+        ("keyring.fetch.duration", "type=KMSInternalException", "ahead=true"): 1,
+        ("keyring.overdue",): 1,
+        failed: 1,
+    }
+    app.kms.disable(app.key.arn)
+    app.clocks.pass_(2)
+    with pytest.raises(KmsDeniedError):
+        app.enter()
+    assert told() == {
+        ("keyring.lookups", "outcome=hit"): 1,
+        ("keyring.fetch.duration", "type=DisabledException", "ahead=true"): 1,
+        ("keyring.evictions", "reason=refused"): 1,
+        ("kms.duration", "type=DisabledException", *call[1:]): 1,
+    }
+    with pytest.raises(KmsDeniedError):
+        app.enter()
+    assert told() == {("keyring.lookups", "outcome=remembered_failure"): 1}
+
+
+def test_evictions_are_counted_by_reason(app: App, told: Told, sqlite_url: str) -> None:
+    def reasons() -> dict[str, float]:
+        return {key[1].partition("=")[2]: value for key, value in told().items() if key[0] == "keyring.evictions"}
+
+    app.enter()
+    app.vault.evict("acme")
+    assert reasons() == {"asked": 1}
+    app.enter()
+    operator = Vault(sqlite_url, kms=app.kms.provider(), platform_key=app.kms.platform_key())
+    operator.evict("acme")
+    operator.close()
+    app.clocks.pass_(NOTICE_SECONDS)
+    app.enter()
+    assert reasons() == {"elsewhere": 1}
+    app.kms.script(FaultRule("Decrypt", key=app.key.arn, error="InvalidCiphertextException"))
+    app.clocks.pass_(EARLY)
+    with pytest.raises(Exception, match="InvalidCiphertext"):
+        app.enter()
+    assert reasons() == {"invalid": 1}
+    app.clocks.pass_(REFUSED_SECONDS)
+    own = Keyring(app.vault._store, app.kms.provider(), size=1, telemetry=telemetry())
+    key = app.kms.customer_key()
+    app.vault.add_tenant("glob", key=key.arn, role_arn=key.role_arn, external_id=key.external_id)
+    reasons()
+    own.get("acme")
+    own.get("glob")
+    assert reasons() == {"full": 1}
+
+
+def test_how_many_keysets_are_held_and_how_old_the_oldest_is(app: App) -> None:
+    before = gauge("keyring.keysets")
+    app.enter()
+    assert gauge("keyring.keysets") == before + 1
+    app.clocks.pass_(70)
+    assert gauge("keyring.oldest") >= 70
+    app.clocks.pass_(TTL + GRACE)
+    assert gauge("keyring.keysets") == before
+
+
+def test_what_the_lifecycle_asks_of_the_kms_is_measured_too(app: App, told: Told) -> None:
+    app.vault.rotate("acme")
+    operations = {key[1]: value for key, value in told().items() if key[0] == "kms.duration"}
+    assert operations.keys() >= {"operation=GenerateDataKey", "operation=Decrypt", "operation=DescribeKey"}
+
+
+def test_the_span_that_is_current_hears_of_it(app: App) -> None:
+    SPANS.clear()
+    with trace.get_tracer("application").start_as_current_span("request"):
+        app.enter()
+        app.vault.evict("acme")
+    (span,) = SPANS.get_finished_spans()
+    events = [(each.name, dict(each.attributes or {})) for each in span.events]
+    assert [name for name, _ in events] == ["pii_vault.kms", "pii_vault.fetched", "pii_vault.evicted"]
+    assert events[0][1]["pii_vault.tenant"] == app.uid
+    assert events[2][1] == {"pii_vault.reason": "asked", "pii_vault.keysets": 1}
+
+
+def test_no_name_key_or_address_is_told(app: App) -> None:
+    SPANS.clear()
+    with trace.get_tracer("application").start_as_current_span("request"):
+        app.enter()
+        app.kms.disable(app.key.arn)
+        app.clocks.pass_(EARLY)
+        with pytest.raises(KmsDeniedError):
+            app.enter()
+        app.kms.enable(app.key.arn)
+        app.kms.script(FaultRule("Decrypt", key=app.key.arn, times=None, error="KMSInternalException"))
+        app.clocks.pass_(REFUSED_SECONDS)
+        with pytest.raises(KmsUnavailableError):
+            app.enter()
+    texts = [repr(span.to_json()) for span in SPANS.get_finished_spans()] + [
+        f"{name} {dict(point.attributes)}" for name, point in points()
+    ]
+    told = "\n".join(texts).lower()
+    assert app.uid in told
+    assert "acme" not in told
+    assert app.key.arn.lower() not in told
+
+
+_WITHOUT = """
+import sys
+sys.modules["opentelemetry"] = None
+from pii_vault import Vault, LocalKms
+from pii_vault.telemetry import Telemetry, telemetry
+vault = Vault(sys.argv[1], kms=LocalKms(sys.argv[2]))
+vault.create_all()
+vault.add_tenant("acme")
+with vault.tenant("acme"):
+    print(type(telemetry()) is Telemetry)
+"""
+
+
+def test_without_opentelemetry_nothing_is_told_and_all_works(sqlite_url: str, tmp_path: Any) -> None:
+    arguments = [sys.executable, "-c", _WITHOUT, sqlite_url, str(tmp_path / "kms.json")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    silent = Telemetry()
+    with silent.fetching(ahead=True), silent.calling("Decrypt", None):
+        pass
+
+
+def test_importing_the_package_does_not_import_opentelemetry() -> None:
+    code = "import sys, pii_vault; print('opentelemetry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
