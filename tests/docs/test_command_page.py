@@ -66,7 +66,14 @@ def test_every_command_asks_whom_the_page_says(
     run("rewrap acme --new-kek", name="rewrap --new-kek")
     run("key deactivate acme")
     run("key compromise acme 1 --yes")
-    for command in ("audit log acme", "audit verify", "audit anchor", "db check", "db current"):
+    for command in (
+        "audit log acme",
+        "audit verify",
+        "audit anchor",
+        "db check",
+        "db current",
+        "kms cost --processes 2",
+    ):
         run(command)
     log = {"Decrypt"}
     said: dict[str, tuple[set[str], set[str]]] = {}

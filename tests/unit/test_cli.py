@@ -47,6 +47,7 @@ ARGUMENTS = {
     "rotate": ["--due"],
     "rewrap": ["acme"],
     "audit log": ["acme"],
+    "kms cost": ["--processes", "2"],
     "audit verify": ["acme"],
     "audit anchor": ["acme"],
 }

@@ -15,9 +15,10 @@ COMMANDS = [
     *("key list", "key validate", "key rotate", "key evict", "key deactivate", "key compromise", "key destroy"),
     *("rotate", "rewrap"),
     *("audit log", "audit verify", "audit anchor"),
+    "kms cost",
     *("inspect", "demo", "version"),
 ]
-GROUPS = ["", "db", "tenant", "key", "audit"]
+GROUPS = ["", "db", "tenant", "key", "audit", "kms"]
 
 
 def help_of(words: str) -> str:
@@ -37,7 +38,7 @@ def test_every_command_has_a_help_of_its_own() -> None:
 
 def test_the_help_lists_commands_in_the_order_in_which_one_needs_them() -> None:
     listed = re.findall(r"^  (\w+)  ", help_of("").partition("Commands:")[2], re.MULTILINE)
-    assert listed == ["db", "tenant", "key", "rotate", "rewrap", "audit", "inspect", "demo", "version"]
+    assert listed == ["db", "tenant", "key", "rotate", "rewrap", "audit", "kms", "inspect", "demo", "version"]
     assert listed == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
 
@@ -133,6 +134,18 @@ def test_without_a_command_it_prints_the_list_of_commands(group: str) -> None:
         ("rewrap --all --workers 9", "--workers"),
         ("audit log acme --after -1", "--after"),
         ("audit log acme --limit 0", "--limit"),
+        ("kms", "Usage: pii-vault kms"),
+        ("kms cost --tenants 5", "Missing option '--processes'"),
+        ("kms cost --tenants 5 --processes 0", "--processes"),
+        ("kms cost --tenants 0 --processes 1", "--tenants"),
+        ("kms cost --tenants 9999999999 --processes 1", "--tenants is a number up to"),
+        ("kms cost --tenants 5 --processes 1 --rotation-days 0", "--rotation-days"),
+        ("kms cost --tenants 5 --processes 1 --starts-per-day -1", "--starts-per-day is a number up to"),
+        ("kms cost --tenants 5 --processes 1 --starts-per-day nan", "--starts-per-day is a number up to"),
+        ("kms cost --tenants 5 --processes 1 --scopes-per-second inf", "--scopes-per-second is a number up to"),
+        ("kms cost --tenants 5 --processes 1 --ttl 0", "say --scopes-per-second"),
+        ("kms cost --tenants 5 --processes 1 --ttl 0.5", "say --ttl 0"),
+        ("kms cost --tenants 5 --processes 1 --region Ireland", "the name of an AWS region, such as eu-west-1"),
         ("inspect", "Missing argument 'VALUE'"),
     ],
 )
@@ -146,7 +159,7 @@ def test_wrong_usage_exits_with_2_and_names_the_help(arguments: str, reason: str
     assert reason in done.err
     if "give --yes" not in reason:
         assert "--help" in done.err
-    if arguments != "db":
+    if arguments not in GROUPS:
         assert len(done.err.splitlines()) == 1
     assert not list(tmp_path.glob("keys*"))
 

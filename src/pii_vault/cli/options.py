@@ -94,7 +94,7 @@ def engine(database_url: str | None) -> Engine:
     Raises:
         ConfigurationError: no URL is set, it cannot be read, or its driver is missing.
     """
-    return _closed_later(_settings(database_url=database_url).make_engine())
+    return _closed_later(settings(database_url=database_url).make_engine())
 
 
 def key_store(database_url: str | None) -> KeyStore:
@@ -110,15 +110,15 @@ def vault(**options: Any) -> Vault:
     Raises:
         ConfigurationError: a setting is missing or cannot be used.
     """
-    made = _settings(**options).make_vault()
+    made = settings(**options).make_vault()
     opened.callback(made.close)
     return made
 
 
 def application_engine(database_url: str | None, application_url: str | None) -> Engine:
     """Make an engine on the application's own database."""
-    settings = _settings(database_url=database_url, application_url=application_url)
-    return _closed_later(settings.make_application_engine())
+    found = settings(database_url=database_url, application_url=application_url)
+    return _closed_later(found.make_application_engine())
 
 
 def _closed_later(engine: Engine) -> Engine:
@@ -136,7 +136,12 @@ def check_external_id(role_arn: str | None, external_id: str | None) -> None:
         raise typer.BadParameter("--external-id belongs to --role-arn")
 
 
-def _settings(**options: Any) -> Settings:
+def settings(**options: Any) -> Settings:
+    """Return the settings that options, variables and the file name.
+
+    Raises:
+        ConfigurationError: one of them cannot be used.
+    """
     from ..config import load
 
     return load(**options)

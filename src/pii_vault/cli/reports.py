@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..audit.reading import LogEntry, Verification
+    from ..cost import Estimate, Load
     from ..lifecycle.rewrap import Rewrap
     from ..lifecycle.rewrap_all import Moved
     from ..lifecycle.rotation import Rotation
@@ -236,6 +237,80 @@ class Verified:
         return cls(found.tenant, found.entries, found.first_bad, list(found.problems))
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What requests to the KMS come to with one time to live.
+
+    Attributes:
+        ttl: The time to live, in seconds.
+        chosen: Whether it is the one that was asked about; the others stand beside it to be compared.
+        tenants: How many tenants are reckoned with, each in use in each process all the time.
+        processes: How many processes.
+        rotation_days: How often each tenant is rotated; null for never.
+        starts_per_day: How often a day all processes start anew.
+        scopes_per_second: How many scopes are opened, over all processes; null when nobody said so.
+        requests_per_month: Requests in a month of 30 days.
+        most_requests_per_month: The same, with keys fetched anew as early as they may be.
+        requests_per_second: Requests a second, on average.
+        most_requests_per_second: The same, with keys fetched anew as early as they may be.
+        cold_start_requests: Requests that follow a start of all processes; 0 without a time to live.
+        cold_start_requests_per_second: How many may come in one second then.
+        dollars_per_month: Their price. What KMS keys cost their owners is not in it.
+        most_dollars_per_month: The same, with keys fetched anew as early as they may be.
+        region: The region whose quota is compared; null for the lowest of all.
+        quota_per_second: How many requests a second AWS answers one account there, unless it was told otherwise.
+        quota_share: Which part of that is used on average; 1 is all of it.
+        cold_start_quota_share: Which part may be used at a start of all processes.
+    """
+
+    ttl: float
+    chosen: bool
+    tenants: int
+    processes: int
+    rotation_days: int | None
+    starts_per_day: float
+    scopes_per_second: float | None
+    requests_per_month: int
+    most_requests_per_month: int
+    requests_per_second: float
+    most_requests_per_second: float
+    cold_start_requests: int
+    cold_start_requests_per_second: float
+    dollars_per_month: float
+    most_dollars_per_month: float
+    region: str | None
+    quota_per_second: int
+    quota_share: float
+    cold_start_quota_share: float
+
+    @classmethod
+    def of(cls, found: Estimate, load: Load, region: str | None, *, chosen: bool) -> Cost:
+        """Return the report on an estimate."""
+        from ..kms.pricing import quota
+
+        return cls(
+            ttl=found.ttl,
+            chosen=chosen,
+            tenants=load.tenants,
+            processes=load.processes,
+            rotation_days=load.rotation_days,
+            starts_per_day=load.starts_per_day,
+            scopes_per_second=load.scopes_per_second,
+            requests_per_month=round(found.requests),
+            most_requests_per_month=round(found.most_requests),
+            requests_per_second=round(found.rate, 3),
+            most_requests_per_second=round(found.most_rate, 3),
+            cold_start_requests=round(found.cold_start_requests),
+            cold_start_requests_per_second=round(found.cold_start_rate, 3),
+            dollars_per_month=round(found.price, 2),
+            most_dollars_per_month=round(found.most_price, 2),
+            region=region,
+            quota_per_second=quota(region),
+            quota_share=round(found.rate / quota(region), 4),
+            cold_start_quota_share=round(found.cold_start_rate / quota(region), 4),
+        )
+
+
 def kinds() -> dict[str, Any]:
     """Return the type of the document that each command prints with ``--json``; `audit anchor` always does."""
     from ..audit.reading import Anchor
@@ -264,6 +339,7 @@ def kinds() -> dict[str, Any]:
         "audit log": list[Entry],
         "audit verify": list[Verified],
         "audit anchor": Anchor,
+        "kms cost": list[Cost],
         "inspect": SealedValue,
     }
 
