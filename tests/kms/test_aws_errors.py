@@ -1,4 +1,4 @@
-"""Every error code of AWS, answered over HTTP, becomes exactly one of the five classes."""
+"""Every error code of AWS, answered over HTTP, becomes one of the five classes, and that decides how often we ask."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 import botocore.exceptions
 import pytest
 from botocore.parsers import ResponseParserError
+from tests.support.aws_codes import CODES, STS_CODES, C, F, R, T, V, rows
 from tests.support.kms_http import FaultRule, HttpServer, Reply
 from tests.support.strict_kms import VENDOR, StrictKms
 
 from pii_vault.errors import (
     KmsConfigurationError,
-    KmsCorruptError,
     KmsCredentialsError,
     KmsDeniedError,
     KmsError,
@@ -20,65 +20,14 @@ from pii_vault.errors import (
 from pii_vault.kms import KmsKey
 from pii_vault.kms.aws import AwsKms
 from pii_vault.kms.aws_calls import translated
-from pii_vault.kms.aws_errors import error_class
+from pii_vault.kms.aws_errors import _TABLE, error_class, exception_code
 
 CONTEXT = {"pii-vault:tenant": "0123"}
 BLOB = b"\x01\x02" * 40
-R, T, C, F, V = KmsDeniedError, KmsUnavailableError, KmsCorruptError, KmsConfigurationError, KmsCredentialsError
+ATTEMPTS = 3
+REQUESTS = {R: 1, T: ATTEMPTS, C: 1, F: 1, V: 2}
+"""How many requests a call comes to: an outage is tried again, and wrong credentials are fetched anew once."""
 
-CODES: list[tuple[str, type[KmsError]]] = [
-    ("AccessDeniedException", R),
-    ("DisabledException", R),
-    ("KMSInvalidStateException", R),
-    ("KeyUnavailableException", T),
-    ("DependencyTimeoutException", T),
-    ("KMSInternalException", T),
-    ("ThrottlingException", T),
-    ("TooManyRequestsException", T),
-    ("RequestLimitExceeded", T),
-    ("LimitExceededException", F),
-    ("InvalidCiphertextException", C),
-    ("IncorrectKeyException", C),
-    ("InvalidKeyUsageException", F),
-    ("UnsupportedOperationException", F),
-    ("InvalidArnException", F),
-    ("ValidationException", F),
-    ("MalformedPolicyDocumentException", F),
-    ("TagException", F),
-    ("InvalidGrantTokenException", F),
-    ("DryRunOperationException", F),
-    ("ConflictException", T),
-    ("ExpiredTokenException", V),
-    ("ExpiredToken", V),
-    ("RequestExpired", V),
-    ("SignatureDoesNotMatch", V),
-    ("InvalidSignatureException", V),
-    ("InvalidClientTokenId", V),
-    ("UnrecognizedClientException", V),
-    ("MissingAuthenticationToken", V),
-    ("MissingAuthenticationTokenException", V),
-    ("InternalFailure", T),
-    ("ServiceUnavailable", T),
-    ("RequestTimeout", T),
-    ("XksProxyInvalidResponseException", F),
-    ("XksProxyUriUnreachableException", T),
-    ("CustomKeyStoreInvalidStateException", F),
-    ("CloudHsmClusterNotActiveException", F),
-]
-STS_CODES: list[tuple[str, type[KmsError]]] = [
-    ("AccessDenied", R),
-    ("Throttling", T),
-    ("ServiceUnavailable", T),
-    ("InternalFailure", T),
-    ("ExpiredToken", V),
-    ("ExpiredTokenException", V),
-    ("SignatureDoesNotMatch", V),
-    ("InvalidClientTokenId", V),
-    ("ValidationError", F),
-    ("RegionDisabledException", F),
-    ("MalformedPolicyDocument", F),
-    ("PackedPolicyTooLarge", F),
-]
 Calls = dict[str, Callable[[AwsKms, KmsKey], object]]
 CALLS: Calls = {
     "GenerateDataKey": lambda kms, key: kms.generate(key, CONTEXT),
@@ -96,7 +45,7 @@ def shared_kms() -> Iterator[StrictKms]:
 
 @pytest.fixture(scope="module")
 def provider(shared_kms: StrictKms) -> AwsKms:
-    return shared_kms.provider(attempts=1)
+    return shared_kms.provider(attempts=ATTEMPTS, sleep=lambda _: None)
 
 
 @pytest.fixture
@@ -117,7 +66,7 @@ def failing(provider: AwsKms, operation: str, key: KmsKey, kms: StrictKms, rule:
 
 
 @pytest.mark.parametrize("operation", CALLS)
-@pytest.mark.parametrize(("code", "expected"), CODES)
+@pytest.mark.parametrize(("code", "expected"), rows(CODES))
 def test_a_code_has_one_class_for_every_operation(
     code: str, expected: type[KmsError], operation: str, shared_kms: StrictKms, provider: AwsKms, key: KmsKey
 ) -> None:
@@ -131,19 +80,30 @@ def test_a_code_has_one_class_for_every_operation(
     assert code in str(error)
     assert error.hint
     assert "CANARY" not in str(error)
-    # Wrong credentials are fetched anew once; nothing else is tried again when one attempt is allowed.
-    assert requests == (2 if expected is V else 1)
+    assert requests == REQUESTS[expected]
 
 
-@pytest.mark.parametrize(("code", "expected"), STS_CODES)
-def test_a_code_of_sts_has_a_class_too(code: str, expected: type[KmsError], strict_kms: StrictKms) -> None:
-    provider, key = strict_kms.provider(attempts=1), strict_kms.customer_key()
-    error, _ = failing(provider, "Decrypt", key, strict_kms, FaultRule("AssumeRole", error=code, times=None))
+@pytest.mark.parametrize(("code", "expected"), rows(STS_CODES))
+def test_a_code_of_sts_has_a_class_too(
+    code: str, expected: type[KmsError], shared_kms: StrictKms, provider: AwsKms
+) -> None:
+    key = shared_kms.customer_key()
+    rule = FaultRule("AssumeRole", key=key.role_arn, error=code, times=None)
+    error, requests = failing(provider, "Decrypt", key, shared_kms, rule)
+    shared_kms.clear_script()
     assert type(error) is expected
     assert error.code == code
+    assert error.retryable is (expected in {T, V})
     assert "AssumeRole" in str(error)
     assert key.arn in str(error)
-    assert strict_kms.count("Decrypt") == 0
+    assert shared_kms.count("Decrypt", key=key.arn) == 0
+    assert requests == REQUESTS[expected]
+
+
+def test_every_code_that_the_library_knows_has_a_row() -> None:
+    known = {code for codes, _ in _TABLE for code in codes}
+    exceptions = {exception_code(error) for error, _, _ in BY_HAND}
+    assert known - exceptions <= {code for code, _ in rows(CODES)}
 
 
 @pytest.mark.parametrize(
@@ -152,8 +112,10 @@ def test_a_code_of_sts_has_a_class_too(code: str, expected: type[KmsError], stri
 def test_a_key_that_is_not_found(
     operation: str, expected: type[KmsError], shared_kms: StrictKms, provider: AwsKms, key: KmsKey
 ) -> None:
-    error, _ = failing(provider, operation, key, shared_kms, FaultRule(operation, error="NotFoundException"))
+    rule = FaultRule(operation, error="NotFoundException", times=None)
+    error, requests = failing(provider, operation, key, shared_kms, rule)
     assert type(error) is expected
+    assert requests == 1
 
 
 @pytest.mark.parametrize(
@@ -162,9 +124,10 @@ def test_a_key_that_is_not_found(
 def test_an_unknown_code_fails_closed(
     operation: str, expected: type[KmsError], shared_kms: StrictKms, provider: AwsKms, key: KmsKey
 ) -> None:
-    rule = FaultRule(operation, error="BrandNewException", status=400)
-    error, _ = failing(provider, operation, key, shared_kms, rule)
+    rule = FaultRule(operation, error="BrandNewException", status=400, times=None)
+    error, requests = failing(provider, operation, key, shared_kms, rule)
     assert type(error) is expected
+    assert requests == REQUESTS[expected]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
@@ -173,8 +136,10 @@ def test_an_unknown_code_fails_closed(
 def test_a_server_error_is_an_outage(
     operation: str, code: str, status: int, shared_kms: StrictKms, provider: AwsKms, key: KmsKey
 ) -> None:
-    error, _ = failing(provider, operation, key, shared_kms, FaultRule(operation, error=code, status=status))
+    rule = FaultRule(operation, error=code, status=status, times=None)
+    error, requests = failing(provider, operation, key, shared_kms, rule)
     assert type(error) is T
+    assert requests == ATTEMPTS
 
 
 @pytest.mark.parametrize(
@@ -201,9 +166,8 @@ def test_the_state_decides_what_an_invalid_state_means(
 
 def test_a_dropped_connection_is_an_outage(shared_kms: StrictKms, provider: AwsKms, key: KmsKey) -> None:
     error, requests = failing(provider, "Decrypt", key, shared_kms, FaultRule("Decrypt", drop=True, times=None))
-    assert (type(error), error.code, requests) == (T, "ConnectionClosedError", 1) or (
-        type(error) is T and error.code in {"HTTPClientError", "ConnectionError"}
-    )
+    assert (type(error), requests) == (T, ATTEMPTS)
+    assert error.code in {"HTTPClientError", "ConnectionError"}
 
 
 @pytest.mark.parametrize("operation", CALLS)
@@ -213,7 +177,7 @@ def test_an_answer_that_is_not_json_is_never_a_key(
     blob = provider.generate(key, CONTEXT).wrapped.blob
     calls: Calls = {**CALLS, "Decrypt": lambda kms, key: kms.unwrap(key, blob, CONTEXT)}
     calls["ReEncrypt"] = lambda kms, key: kms.rewrap(key, key, blob, CONTEXT)
-    shared_kms.script(FaultRule(operation, alter=lambda _: b"<html>proxy login</html>"))
+    shared_kms.script(FaultRule(operation, alter=lambda _: b"<html>proxy login</html>", times=None))
     with pytest.raises(KmsError) as caught:
         calls[operation](provider, key)
     assert type(caught.value) in {T, C}
@@ -260,6 +224,12 @@ BY_HAND: list[tuple[Exception, type[KmsError], bool]] = [
     (botocore.exceptions.CredentialRetrievalError(provider="web", error_msg="x"), V, True),
     (botocore.exceptions.SSOTokenLoadError(error_msg="x"), V, True),
     (botocore.exceptions.MetadataRetrievalError(error_msg="x"), V, True),
+    (botocore.exceptions.TokenRetrievalError(provider="sso", error_msg="x"), V, True),
+    (botocore.exceptions.NoAuthTokenError(), V, True),
+    (botocore.exceptions.UnknownCredentialError(name="x"), V, True),
+    (botocore.exceptions.RefreshWithMFAUnsupportedError(), V, True),
+    (botocore.exceptions.InvalidIMDSEndpointError(endpoint="x"), V, True),
+    (botocore.exceptions.LoginError(), V, True),
     (botocore.exceptions.ConnectTimeoutError(endpoint_url="https://kms"), T, True),
     (botocore.exceptions.ReadTimeoutError(endpoint_url="https://kms"), T, True),
     (botocore.exceptions.EndpointConnectionError(endpoint_url="https://kms"), T, True),
@@ -271,7 +241,15 @@ BY_HAND: list[tuple[Exception, type[KmsError], bool]] = [
     (botocore.exceptions.SSLError(endpoint_url="https://kms", error="x"), F, True),
     (botocore.exceptions.ParamValidationError(report="CANARY"), F, False),
     (botocore.exceptions.NoRegionError(), F, False),
+    (botocore.exceptions.UnknownRegionError(region_name="x", error_msg="x"), F, False),
+    (botocore.exceptions.UnknownEndpointError(service_name="kms", region_name="x"), F, False),
+    (botocore.exceptions.EndpointProviderError(msg="x"), F, False),
+    (botocore.exceptions.DataNotFoundError(data_path="x"), F, False),
     (botocore.exceptions.ProfileNotFound(profile="x"), F, False),
+    (botocore.exceptions.ConfigParseError(path="x"), F, False),
+    (botocore.exceptions.ConfigNotFound(path="x"), F, False),
+    (botocore.exceptions.MissingDependencyException(msg="x"), F, False),
+    (botocore.exceptions.InvalidConfigError(error_msg="x"), F, False),
     (ValueError("CANARY"), F, False),
 ]
 
