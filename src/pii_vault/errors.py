@@ -25,6 +25,7 @@
     ├── AuditError                      the audit log is not what was written
     ├── KeyStateError                   the key's state forbids this use
     ├── KeyStoreError                   the key store's database failed or does not fit this release
+    │   └── KeyStoreBehindError         a replica was asked that does not know yet what the primary knows: try again
     └── KmsError                        the KMS did not do what was asked; one of five classes
         ├── KmsDeniedError              the customer said no: fail closed, at once
         ├── KmsUnavailableError         outage or throttling: the one that a retry can help
@@ -162,6 +163,12 @@ class KeyStoreError(PiiVaultError):
     """The key store cannot be read or written, or has another schema than this release."""
 
 
+class KeyStoreBehindError(KeyStoreError):
+    """The database that was asked is a replica, and behind the primary; nothing is wrong with the keys."""
+
+    retryable = True
+
+
 class KmsError(PiiVaultError):
     """The KMS did not do what was asked.
 
@@ -181,9 +188,15 @@ class KmsDeniedError(KmsError):
 
 
 class KmsUnavailableError(KmsError):
-    """The KMS cannot be reached or is throttling; a retry can help."""
+    """The KMS cannot be reached or is throttling; a retry can help.
+
+    Attributes:
+        is_outage: False when the KMS has answered with a word that this release does not know. It may be a new kind of
+            outage or of refusal, so keys in memory are not used beyond their time because of it.
+    """
 
     retryable = True
+    is_outage: bool = True
 
 
 class KmsCorruptError(KmsError):

@@ -42,9 +42,12 @@ class Keyset:
         deadline: When it expires on the monotonic clock, seconds.
         wall_deadline: When it expires on the wall clock, seconds since the epoch. Both count: the monotonic clock
             stands still while a virtual machine is suspended, the wall clock can be set back.
+        good_until: Until when it may be used, on the monotonic clock, before somebody has to be asked; not later than
+            the deadline. An outage in which nobody can be asked moves it.
+        wall_good_until: The same on the wall clock.
         allowance: How many more values this process may seal with the active version.
         checked_until: Until when, on the monotonic clock, the keyring's last look at both clocks is good enough for
-            the hot path; never later than the deadline.
+            the hot path; never later than `good_until`.
         asked_at: When the KMS was asked for it, on the monotonic clock.
         refresh_at: From when on another keyset is to be fetched in its place, on the monotonic clock.
         overdue: Whether nobody could be asked for that when it was tried.
@@ -62,6 +65,7 @@ class Keyset:
         "checked_until",
         "deadline",
         "ended",
+        "good_until",
         "identity",
         "openings",
         "overdue",
@@ -69,6 +73,7 @@ class Keyset:
         "sealings",
         "tenant",
         "wall_deadline",
+        "wall_good_until",
     )
 
     def __init__(
@@ -80,6 +85,8 @@ class Keyset:
         *,
         deadline: float,
         wall_deadline: float,
+        good_until: float | None = None,
+        wall_good_until: float | None = None,
         refresh_at: float = math.inf,
         asked_at: float = 0.0,
         allowance: Allowance | None = None,
@@ -92,6 +99,8 @@ class Keyset:
         self.ended: Final = dict(ended or {})
         self.deadline = deadline
         self.wall_deadline: Final = wall_deadline
+        self.good_until = deadline if good_until is None else good_until
+        self.wall_good_until = wall_deadline if wall_good_until is None else wall_good_until
         self.checked_until = 0.0
         self.refresh_at = refresh_at
         self.asked_at: Final = asked_at
@@ -109,7 +118,14 @@ class Keyset:
 
     def expire(self) -> None:
         """Make this keyset useless for everybody who holds it: the next use fetches another one."""
-        self.deadline = self.checked_until = -math.inf
+        # In this order: whoever looks at the clocks meanwhile looks at `good_until` once more (`Memory.fresh`).
+        self.deadline = self.good_until = -math.inf
+        self.checked_until = -math.inf
+
+    def extend(self, seconds: float, now: float, wall: float) -> None:
+        """Let this keyset be used for some seconds from now, if its deadline allows it: nobody can be asked."""
+        self.good_until = max(self.good_until, min(self.deadline, now + seconds))
+        self.wall_good_until = max(self.wall_good_until, min(self.wall_deadline, wall + seconds))
 
     def count_with(self, allowance: Allowance) -> None:
         """Count what is sealed from now on with another allowance."""

@@ -30,7 +30,13 @@ from pii_vault.errors import (
 )
 from pii_vault.keyring import Terms
 from pii_vault.keyring.failures import Failures
-from pii_vault.keyring.terms import AGAIN_SECONDS, FAILED_SECONDS, FAILED_SECONDS_AT_MOST, REFUSED_SECONDS
+from pii_vault.keyring.terms import (
+    AGAIN_SECONDS,
+    FAILED_SECONDS,
+    FAILED_SECONDS_AT_MOST,
+    REFUSED_SECONDS,
+    WAIT_SECONDS,
+)
 from pii_vault.kms import KmsKey
 
 TTL, GRACE = 100.0, 50.0
@@ -129,7 +135,6 @@ OUTAGES: dict[str, tuple[dict[str, Any], type[KmsError]]] = {
     "the key's service is out": ({"error": "KeyUnavailableException"}, KmsUnavailableError),
     "the KMS is out": ({"error": "KMSInternalException"}, KmsUnavailableError),
     "we ask too often": ({"error": "ThrottlingException"}, KmsUnavailableError),
-    "a word that this release does not know": ({"error": "SomethingNewException"}, KmsUnavailableError),
     "the connection drops": ({"drop": True}, KmsUnavailableError),
     "no answer comes": ({"black_hole": True}, KmsUnavailableError),
     "our own credentials have ended": ({"error": "ExpiredTokenException"}, KmsCredentialsError),
@@ -233,6 +238,54 @@ def test_a_refusal_ends_all_at_once_although_the_bound_is_not_reached(
     app.works("glob")
 
 
+def test_nothing_is_used_beyond_the_time_to_live_before_somebody_was_asked_rows_that_stream_neither(app: App) -> None:
+    app.write("second")
+    app.write("third")
+    query = select(Note.body).where(Note.tenant_id == "acme").order_by(Note.id).execution_options(yield_per=1)
+    with app.vault.tenant("acme"), app.sessions() as session:
+        stream = iter(session.scalars(query))
+        assert next(stream) == "of acme"
+        app.clocks.pass_(TTL - 0.001)
+        assert next(stream) == "second"
+        app.kms.disable(app.keys["acme"].arn)
+        app.clocks.pass_(0.001)
+        with pytest.raises(KmsDeniedError):
+            next(stream)
+
+
+def test_beyond_the_time_to_live_all_wait_for_the_one_who_asks(app: App) -> None:
+    arn = app.keys["acme"].arn
+    app.kms.disable(arn)
+    app.kms.script(FaultRule("Decrypt", key=arn, latency=0.4))
+    app.clocks.pass_(TTL)
+    asked = app.unwraps()
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [pool.submit(app.read) for _ in range(8)]
+        assert [type(each.exception()) for each in outcomes] == [KmsDeniedError] * 8
+    assert app.unwraps() == asked + 1
+
+
+def test_in_an_outage_rows_that_stream_go_on_and_somebody_asks_again(app: App) -> None:
+    for number in range(4):
+        app.write(f"{number}")
+    query = select(Note.body).where(Note.tenant_id == "acme").order_by(Note.id).execution_options(yield_per=1)
+    app.fails(error="KMSInternalException")
+    with app.vault.tenant("acme"), app.sessions() as session:
+        stream = iter(session.scalars(query))
+        assert next(stream) == "of acme"
+        app.clocks.pass_(TTL)
+        asked = app.unwraps()
+        assert next(stream) == "0"
+        assert app.unwraps() == asked + 1
+        app.kms.clear_script()
+        app.kms.disable(app.keys["acme"].arn)
+        app.clocks.pass_(FAILED_SECONDS + WAIT_SECONDS - 0.001)
+        assert next(stream) == "1"
+        app.clocks.pass_(0.001)
+        with pytest.raises(KmsDeniedError):
+            next(stream)
+
+
 def test_a_refusal_reaches_a_scope_that_is_open(app: App) -> None:
     with app.vault.tenant("acme"), app.sessions() as session:
         app.kms.disable(app.keys["acme"].arn)
@@ -252,6 +305,7 @@ def test_a_refusal_reaches_a_scope_that_is_open(app: App) -> None:
         ("IncorrectKeyException", KmsCorruptError),
         ("InvalidKeyUsageException", KmsConfigurationError),
         ("ValidationException", KmsConfigurationError),
+        ("SomethingNewException", KmsUnavailableError),  # who knows what it means
     ],
 )
 def test_what_is_no_outage_is_not_sat_out(app: App, code: str, error: type[KmsError]) -> None:

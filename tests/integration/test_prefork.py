@@ -158,16 +158,7 @@ def observe(server: Server) -> Run:
     return Run(master, answers[COLD], answers[WARM], asked, under_way, exit_code, log)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "sqlite",
-        pytest.param(
-            "postgresql",
-            marks=pytest.mark.skip("children talk to the database over their parent's connections"),
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("prefork")
     url = f"sqlite:///{folder / 'app.sqlite3'}"
@@ -198,7 +189,6 @@ def test_each_worker_has_keys_clients_and_credentials_of_its_own(run: Run) -> No
     assert run.asked == {COLD: (WORKERS, WORKERS), WARM: (WORKERS, WORKERS)}
 
 
-@pytest.mark.xfail(reason="children talk to the database over their parent's connections")
 def test_each_worker_has_database_connections_of_its_own(run: Run) -> None:
     """Two processes on one connection read each other's answers, or do not see each other's locks."""
     assert run.master["connected_by"] == run.master["pid"]

@@ -21,6 +21,7 @@ from pii_vault.kms import KmsKey
 from pii_vault.kms.aws import AwsKms
 from pii_vault.kms.aws_calls import translated
 from pii_vault.kms.aws_errors import _TABLE, error_class, exception_code
+from pii_vault.kms.aws_retries import RetryBudget
 
 CONTEXT = {"pii-vault:tenant": "0123"}
 BLOB = b"\x01\x02" * 40
@@ -44,8 +45,15 @@ def shared_kms() -> Iterator[StrictKms]:
 
 
 @pytest.fixture(scope="module")
-def provider(shared_kms: StrictKms) -> AwsKms:
+def shared_provider(shared_kms: StrictKms) -> AwsKms:
     return shared_kms.provider(attempts=ATTEMPTS, sleep=lambda _: None)
+
+
+@pytest.fixture
+def provider(shared_provider: AwsKms) -> AwsKms:
+    """A provider that has had no failure lately: it tries again as often as it may."""
+    shared_provider._retries = RetryBudget(100)
+    return shared_provider
 
 
 @pytest.fixture

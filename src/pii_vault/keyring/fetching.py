@@ -31,9 +31,6 @@ from .places import Places
 from .terms import AGAIN_SECONDS, WAIT_SECONDS, Clock
 
 _REFUSALS: Final = (KmsDeniedError, TenantSuspendedError, TenantNotFoundError)
-_OUTAGES: Final = (KmsUnavailableError, KmsCredentialsError, KeyStoreError)
-"""What a grace is for: nobody has said anything about the tenant's keys."""
-
 _log: Final = logging.getLogger(__name__)
 
 
@@ -124,47 +121,40 @@ class Fetching:
         # The first one that was joined may have read the key store before the version was there.
         return version is None or version in keyset.versions or joined > 1
 
-    def lead(self, tenant: str, flight: Flight, *, ahead: bool = False) -> Keyset:
+    def lead(self, tenant: str, flight: Flight, *, instead_of: Keyset | None = None) -> Keyset:
         """Ask for a keyset for all who wait. It has expired already if the tenant was evicted meanwhile: ask again.
+
+        In an outage it is the one that was there before, as long as that lasts.
 
         Args:
             tenant: The tenant.
             flight: What `board` or `turn` has returned.
-            ahead: Whether there is a keyset to go on with; then nobody waits for a place.
-        """
-        try:
-            with self._memory.lock:
-                in_doubt = self._failures.is_in_doubt(tenant)
-            with self._places.one(tenant, 0 if ahead else WAIT_SECONDS, in_doubt=in_doubt):
-                flight.keyset = keyset = self._load(tenant, ahead=ahead)
-        except Exception as error:
-            # A copy holds no frames.
-            flight.error = copy.copy(error) if isinstance(error, PiiVaultError) else error
-            raise
-        finally:
-            self._land(tenant, flight)
-        return keyset
-
-    def renew(self, keyset: Keyset, flight: Flight) -> Keyset | None:
-        """Ask for a keyset in place of one that is due, for all who wait for the flight.
-
-        Returns:
-            What to go on with: another one, the same in an outage, or None when the tenant was evicted meanwhile.
+            instead_of: A keyset that is fresh and due, if this is done ahead. Then nobody waits for a place.
 
         Raises:
-            PiiVaultError: it is no outage, or the keyset has come to its end meanwhile.
+            PiiVaultError: it is no outage, and what was there before is gone; or nothing is there to go on with.
         """
         try:
-            another = self.lead(keyset.tenant, flight, ahead=True)
-        except _OUTAGES as error:
-            if not self._memory.fresh(keyset):
-                raise
-            self._go_on(keyset, error)
+            try:
+                with self._memory.lock:
+                    in_doubt = self._failures.is_in_doubt(tenant)
+                ahead = instead_of is not None
+                with self._places.one(tenant, 0 if ahead else WAIT_SECONDS, in_doubt=in_doubt):
+                    keyset = self._load(tenant, ahead=ahead)
+                self._arrived(tenant, flight, keyset)
+            except Exception as error:
+                before = self._failed(tenant, flight, error, instead_of)
+                if before is None:
+                    raise
+                keyset = before
+            flight.keyset = keyset
             return keyset
-        except PiiVaultError:
-            with self._memory.lock:
-                self._memory.forget((keyset.tenant,), Reason.INVALID)
-            raise
+        finally:
+            self._land(tenant, flight)
+
+    def renew(self, keyset: Keyset, flight: Flight) -> Keyset | None:
+        """Ask for a keyset in place of one that is due, as `lead` does; None when the tenant was evicted meanwhile."""
+        another = self.lead(keyset.tenant, flight, instead_of=keyset)
         return another if self._memory.fresh(another) else None
 
     def give_up(self, tenant: str, flight: Flight, error: Exception) -> None:
@@ -202,28 +192,57 @@ class Fetching:
         return keyset
 
     def _land(self, tenant: str, flight: Flight) -> None:
-        """Keep what came of a flight, unless it was cancelled, and let those who wait for it go on."""
-        terms = self._loader.terms(tenant)
         with self._memory.lock:
             if self._flights.get(tenant) is flight:
                 del self._flights[tenant]
-                if (
-                    isinstance(flight.error, KmsError) and flight.error.code
-                ):  # what the KMS said, not what we did not ask
-                    self._failures.add(tenant, flight.error, terms.ttl)
-                elif flight.keyset is not None:
-                    self._failures.forget(tenant)
-                    if terms.ttl:
-                        self._memory.keep(flight.keyset)
         flight.land()
 
-    def _go_on(self, keyset: Keyset, error: PiiVaultError) -> None:
-        """Say once that a keyset is used because nobody could be asked, and ask less and less often."""
-        now = self._clock.monotonic()
+    def _arrived(self, tenant: str, flight: Flight, keyset: Keyset) -> None:
+        """Keep a keyset, unless its flight was cancelled."""
+        shared = not self.asks_always(tenant)
         with self._memory.lock:
-            keyset.refresh_at = max(keyset.refresh_at, now + self._failures.pause(keyset.tenant))
+            if self._flights.get(tenant) is flight:
+                self._failures.forget(tenant)
+                if shared:
+                    self._memory.keep(keyset)
+
+    def _failed(self, tenant: str, flight: Flight, error: Exception, instead_of: Keyset | None) -> Keyset | None:
+        """Remember why a flight brought nothing; return what to go on with nevertheless, if there is something."""
+        ttl = self._loader.terms(tenant).ttl
+        with self._memory.lock:
+            # What the KMS said, not what we did not ask.
+            if self._flights.get(tenant) is flight and isinstance(error, KmsError) and error.code:
+                self._failures.add(tenant, error, ttl)
+            before = None
+            if _is_outage(error):
+                here = instead_of is not None and self._memory.lasts(instead_of)
+                before = instead_of if here else self._memory.in_outage(tenant)
+            elif isinstance(error, PiiVaultError):
+                self._memory.forget((tenant,), Reason.INVALID)
+        if before is not None:
+            self._go_on(before, error)
+        else:
+            # A copy holds no frames.
+            flight.error = copy.copy(error) if isinstance(error, PiiVaultError) else error
+        return before
+
+    def _go_on(self, keyset: Keyset, error: Exception) -> None:
+        """Let a keyset be used because nobody could be asked, say so once, and ask less and less often."""
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        with self._memory.lock:
+            pause = self._failures.pause(keyset.tenant)
+            keyset.refresh_at = max(keyset.refresh_at, now + pause)
+            # Long enough for others to go on while one of them asks again.
+            keyset.extend(pause + WAIT_SECONDS, now, wall)
         if not keyset.overdue:
             keyset.overdue = True
             left = keyset.deadline - now
             self._telemetry.went_on(keyset.identity.tenant_uid.hex(), left)
             _log.warning("the keys of tenant %r are used for %.0f s more at most: %s", keyset.tenant, left, error)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Say whether nobody has said anything about the tenant's keys: what a grace is for."""
+    if isinstance(error, KmsUnavailableError):
+        return error.is_outage
+    return isinstance(error, KmsCredentialsError | KeyStoreError)

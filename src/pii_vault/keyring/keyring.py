@@ -26,7 +26,7 @@ from ..sealing import Keyset, no_active_key
 from ..telemetry import Lookup, Reason, Telemetry
 from .crew import Crew
 from .fetching import Fetching
-from .loading import Loader
+from .loading import Loader, behind_primary
 from .memory import Memory
 from .notices import Notices
 from .terms import Clock, Terms
@@ -128,14 +128,22 @@ class Keyring:
 
         Another process may have rotated a moment ago, so the first look is never too early. What was looked for in vain
         is not looked for again at once, and the same keyset returned.
+
+        Raises:
+            KeyStoreBehindError: it may be missing only because the key store's replica was asked.
         """
+        tenant, newer = keyset.tenant, keyset
         with self._memory.lock:
-            if self._unknown.has(keyset.tenant, version):
-                return keyset
-        newer = self._load_once(keyset.tenant, version)
-        if version not in newer.versions:
+            behind = self._unknown.answer(tenant, version)
+        if behind is None:
+            newer = self._load_once(tenant, version)
+            if version in newer.versions:
+                return newer
+            behind = version > max(newer.versions, default=0) and self._store.is_replica()
             with self._memory.lock:
-                self._unknown.add(keyset.tenant, version)
+                self._unknown.add(tenant, version, behind)
+        if behind:
+            raise behind_primary(tenant, version)
         return newer
 
     def unwrap_kek(self, tenant: TenantRecord, record: KekRecord) -> Kek:

@@ -8,7 +8,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from ..context import kms_context
-from ..errors import KeyRecordError, KmsUnavailableError, TenantSuspendedError
+from ..errors import KeyRecordError, KeyStoreBehindError, KmsUnavailableError, TenantSuspendedError
 from ..hierarchy import Kek, active_record, ended, unwrap_all
 from ..keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
 from ..keystore import KeyStore, Snapshot
@@ -74,9 +74,9 @@ class Loader:
         with self._lock:
             self._terms_of[tenant] = terms
         keyset = self._unwrapped(snapshot, terms, sent, sent_wall)
-        if self._clock.monotonic() >= keyset.deadline or self._clock.wall() >= keyset.wall_deadline:
+        if self._clock.monotonic() >= keyset.good_until or self._clock.wall() >= keyset.wall_good_until:
             raise KmsUnavailableError(
-                f"the keys of tenant {tenant!r} took longer than the {terms.lifetime:g} s for which they may be used",
+                f"the keys of tenant {tenant!r} took longer than the {terms.unasked:g} s for which they may be used",
                 hint="try again; if it stays so, give the tenant a longer ttl",
             )
         return keyset
@@ -113,6 +113,8 @@ class Loader:
             ended=ended(snapshot.keys, Purpose.DATA),
             deadline=sent + terms.lifetime,
             wall_deadline=sent_wall + terms.lifetime,
+            good_until=sent + terms.unasked,
+            wall_good_until=sent_wall + terms.unasked,
             refresh_at=sent + terms.early(),
             asked_at=sent,
             allowance=self._metering.allowance(tenant.identity, active, record.reserved if record is not None else 0),
@@ -122,9 +124,20 @@ class Loader:
         uid = tenant.identity.tenant_uid
         with self._lock:
             highest = self._highest.get(uid, 0)
-            if version < highest:
-                raise KeyRecordError(
-                    f"tenant {tenant.name!r} had data key version {highest} active, and now has {version}",
-                    hint="the key store was rolled back; restore it, then restart",
-                )
-            self._highest[uid] = version
+            if version >= highest:
+                self._highest[uid] = version
+                return
+        if self._store.is_replica():
+            raise behind_primary(tenant.name, highest)
+        raise KeyRecordError(
+            f"tenant {tenant.name!r} had data key version {highest} active, and now has {version}",
+            hint="the key store was rolled back; restore it, then restart",
+        )
+
+
+def behind_primary(tenant: str, version: int) -> KeyStoreBehindError:
+    """Return the error for a version that may be missing only because the key store's replica was asked."""
+    return KeyStoreBehindError(
+        f"data key version {version} of tenant {tenant!r} is not known to the key store's replica that was asked",
+        hint="try again when it has caught up, or give the vault the primary's address",
+    )

@@ -55,16 +55,26 @@ class Memory(Holder):
             keyset.count_with(metering.allowance(keyset.identity, keyset.active))
 
     def fresh(self, keyset: Keyset) -> bool:
-        """Say whether a keyset may still be used: both clocks must agree.
+        """Say whether a keyset may be used before somebody is asked: both clocks must agree.
 
         The answer spares the hot path the wall clock for `RECHECK_SECONDS`.
         """
         now = self._clock.monotonic()
-        if now < keyset.deadline and self._clock.wall() < keyset.wall_deadline:
-            keyset.checked_until = min(keyset.deadline, now + RECHECK_SECONDS)
-            return True
+        if now < keyset.good_until and self._clock.wall() < keyset.wall_good_until:
+            keyset.checked_until = min(keyset.good_until, now + RECHECK_SECONDS)
+            if now < keyset.good_until:  # it may have been evicted between these lines
+                return True
         keyset.checked_until = 0.0
         return False
+
+    def lasts(self, keyset: Keyset) -> bool:
+        """Say whether a keyset may be used in an outage: its deadline has not come on either clock."""
+        return self._clock.monotonic() < keyset.deadline and self._clock.wall() < keyset.wall_deadline
+
+    def in_outage(self, tenant: str) -> Keyset | None:
+        """Return the keyset that may be used for a tenant while nobody can be asked; the lock is held."""
+        keyset = self._cache.get(tenant)
+        return keyset if keyset is not None and self.lasts(keyset) else None
 
     def get(self, tenant: str) -> Keyset | None:
         """Return a tenant's keyset if it is here and fresh; the lock is held."""

@@ -116,9 +116,14 @@ class Terms:
             ) from None
 
     @property
+    def unasked(self) -> float:
+        """Return the seconds for which a keyset is used before somebody has to be asked again."""
+        return self.ttl or UNCACHED_SECONDS
+
+    @property
     def lifetime(self) -> float:
         """Return the seconds after which a keyset is not used any more, whatever the network does."""
-        return (self.ttl or UNCACHED_SECONDS) + self.grace
+        return self.unasked + self.grace
 
     def early(self) -> float:
         """Return the seconds after which a keyset is to be fetched anew, a little different each time."""

@@ -22,15 +22,18 @@ class Unknown:
         self._monotonic: Final = monotonic
         self._versions: Final[LRUCache[str, TTLCache[int, bool]]] = LRUCache(size)
 
-    def add(self, tenant: str, version: int) -> None:
-        """Remember that a version is not there."""
-        self._of(tenant)[version] = True
+    def add(self, tenant: str, version: int, behind: bool) -> None:
+        """Remember that a version is not there, and whether that is only because a replica was asked."""
+        self._of(tenant)[version] = behind
 
-    def has(self, tenant: str, version: int) -> bool:
-        """Say whether a version need not be looked for: it was not there, or too many others were not."""
+    def answer(self, tenant: str, version: int) -> bool | None:
+        """Return what was remembered of a version, or None if it is to be looked for.
+
+        It is not looked for when too many others were not there.
+        """
         found = self._of(tenant)
         found.expire()
-        return version in found or len(found) == UNKNOWN_VERSIONS
+        return found.get(version, False if len(found) == UNKNOWN_VERSIONS else None)
 
     def _of(self, tenant: str) -> TTLCache[int, bool]:
         found = self._versions.get(tenant)

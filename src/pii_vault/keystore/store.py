@@ -7,13 +7,15 @@ without the customer's KMS learns names, addresses and dates.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, StaticPool, false, insert, inspect, select, update
+from sqlalchemy import Connection, Engine, Pool, StaticPool, false, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..chain import Entry
@@ -70,6 +72,8 @@ class KeyStore:
         self._engine = engine.execution_options(**{OWN_STATEMENTS: True})
         self._app_uid: bytes | None = None
         self._fits = False
+        self._parents_pools: list[Pool] = []
+        _stores.add(self)
 
     def __repr__(self) -> str:
         return f"<KeyStore {self._engine.url.render_as_string(hide_password=True)}>"
@@ -212,6 +216,13 @@ class KeyStore:
             raise KeyStoreError("the key store has no application uid", hint="run Vault.create_all()")
         return found[0].evictions, [name for _, name in found if name is not None]
 
+    def is_replica(self) -> bool:
+        """Say whether the database that answers now is a replica, which may be behind its primary."""
+        if self._engine.dialect.name != "postgresql":
+            return False
+        with self._transaction() as connection:
+            return bool(connection.scalar(text("SELECT pg_is_in_recovery()")))
+
     def reserve(self, tenant_uid: bytes, version: int, count: int, *, patient: bool = False) -> int:
         """Count `count` values as sealed with a data key, before they are; return how many are now counted.
 
@@ -330,6 +341,27 @@ class KeyStore:
         except SQLAlchemyError:
             pass
         return KeyStoreError(f"the key store failed with {failure}", hint=hint)
+
+    def _forget_connections(self) -> None:
+        """Open connections of our own: in a forked child, those in the pool are still the parent's."""
+        pool = self._engine.pool
+        if isinstance(pool, StaticPool):
+            return  # a database in memory: its only connection is all of it, and the child has a copy
+        # Kept, because a driver may say good-bye to the server, in the parent's name, when a connection is collected.
+        self._parents_pools.append(pool)
+        self._engine.dispose(close=False)
+
+
+_stores: Final[WeakSet[KeyStore]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._forget_connections()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -189,6 +189,15 @@ def error_class(code: str, operation: str, *, message: str = "", status: int | N
         message: AWS's message; only KMSInvalidStateException needs it.
         status: The HTTP status, if there was an answer.
     """
+    known = _known_class(code, operation, message, status)
+    if known is not None:
+        return known
+    # Fail closed on what this release does not know: nothing new is sealed under a key in doubt, and nothing
+    # is destroyed or marked as revoked because of a word that may be a new kind of outage.
+    return KmsDeniedError if operation in {"GenerateDataKey", "ReEncrypt"} else KmsUnavailableError
+
+
+def _known_class(code: str, operation: str, message: str, status: int | None) -> type[KmsError] | None:
     for codes, found in _TABLE:
         if code in codes:
             return found
@@ -202,9 +211,7 @@ def error_class(code: str, operation: str, *, message: str = "", status: int | N
         return KmsConfigurationError
     if status is not None and (status >= 500 or status == 429):
         return KmsUnavailableError
-    # Fail closed on what this release does not know: nothing new is sealed under a key in doubt, and nothing
-    # is destroyed or marked as revoked because of a word that may be a new kind of outage.
-    return KmsDeniedError if operation in {"GenerateDataKey", "ReEncrypt"} else KmsUnavailableError
+    return None
 
 
 def exception_code(error: BaseException) -> str:
@@ -255,4 +262,7 @@ def kms_error(
             f"{lacking[1]} on {lacking[2]} is not granted: its key policy says who may, and from another account the "
             "role's own policy has to say so too"
         )
-    return found(f"{failed} failed: {code}", code=code, operation=operation, hint=hint)
+    error = found(f"{failed} failed: {code}", code=code, operation=operation, hint=hint)
+    if isinstance(error, KmsUnavailableError):
+        error.is_outage = _known_class(code, operation, message, status) is not None
+    return error
