@@ -46,7 +46,8 @@ class Application:
     """Reads, writes and seals for whatever tenant a request names."""
 
     def __init__(self, url: str) -> None:
-        self.vault = Vault(url, kms=AwsKms(read_timeout=60))
+        self.kms = AwsKms(read_timeout=60)
+        self.vault = Vault(url, kms=self.kms)
         event.listen(self.vault._engine, "connect", lambda _, record: record.info.update(pid=os.getpid()))
         self.engine = create_engine(url, poolclass=NullPool)
         self.sessions: sessionmaker[Session] = sessionmaker(self.engine)
@@ -90,20 +91,21 @@ class Application:
             return int(connection.info["pid"])
 
     def hold_every_lock(self, until: Path) -> None:
-        keyring, kms = self.vault._keyring, self.vault._parts.kms
+        keyring, kms = self.vault._keyring, self.kms
+        places = keyring.fetching._places._all
         held = threading.Event()
         locks = (
-            *(keyring._lock, keyring._loader._lock, keyring._metering._lock),
+            *(keyring._memory.lock, keyring._loader._lock, keyring._notices._lock, keyring._metering._lock),
             *(each.lock for each in keyring._metering._allowances.values()),
-            *(kms._session_lock, kms._clients._lock),  # type: ignore[attr-defined]
+            *(kms._session_lock, kms._clients._lock, kms._retries._lock),
         )
 
         def hold() -> None:
             with ExitStack() as stack:
                 for lock in locks:
                     stack.enter_context(lock)
-                while keyring._places.acquire(blocking=False):
-                    stack.callback(keyring._places.release)
+                while places.acquire(blocking=False):
+                    stack.callback(places.release)
                 held.set()
                 wait_for(until)
 
