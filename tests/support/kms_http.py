@@ -111,9 +111,10 @@ class FaultScript:
         with self._lock:
             self._rules += [replace(rule) for rule in rules]
 
-    def clear(self) -> None:
+    def clear(self, key: str | None = None) -> None:
+        """Drop all rules, or those for one key."""
         with self._lock:
-            self._rules.clear()
+            self._rules[:] = [rule for rule in self._rules if key is not None and rule.key != key]
 
     def take(self, operation: str, key: str) -> FaultRule | None:
         """Return the first rule for this request and count it."""

@@ -337,8 +337,9 @@ class StrictKms:
         """Add rules to the fault script; the first that matches a request decides."""
         self._faults.add(rules)
 
-    def clear_script(self) -> None:
-        self._faults.clear()
+    def clear_script(self, *, key: str | None = None) -> None:
+        """Drop all rules, or those for one key."""
+        self._faults.clear(key)
 
     def count(self, operation: str | None = None, *, key: str | None = None, outcome: str | None = None) -> int:
         """How many requests there were, failed ones too."""

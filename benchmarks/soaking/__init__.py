@@ -1,0 +1,1 @@
+"""The parts of `soak.py`: what torments, what works, what writes down, and what judges."""
