@@ -161,11 +161,29 @@ def _databases(plan: Plan, folder: Path, ending: ExitStack) -> tuple[str, str]:
     if plan.sqlite:
         # Two files: a key store that counts values does not wait for an application that is writing.
         return f"sqlite:///{folder}/rows.sqlite3", f"sqlite:///{folder}/keys.sqlite3"
-    server = start_postgres()
-    ending.callback(server.close)
+    with _uninterrupted():
+        server = start_postgres()
+        ending.callback(server.close)
     name = server.create_database()
     ending.callback(server.drop_database, name)
     return server.url(name), server.url(name)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off what would interrupt a block until its end: a database that is half made cannot be removed whole."""
+    asked: list[int] = []
+    before = {
+        each: signal.signal(each, lambda number, _frame: asked.append(number))
+        for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if asked:
+            raise KeyboardInterrupt
 
 
 def _connections(plan: Plan, database: str) -> tuple[int, int]:

@@ -9,6 +9,10 @@ from typing import Any, Final
 
 # A fresh interpreter: nothing of the parent's threads, locks and connections is in it.
 _SPAWN: Final = multiprocessing.get_context("spawn")
+
+GONE: Final = (EOFError, BrokenPipeError, ConnectionResetError)
+"""What the other end of a pipe meets when this one is gone."""
+
 _PATIENCE: Final = 20.0
 _SILENCE: Final = 120.0
 """Longer than anything that the library may wait for: whoever says nothing for so long hangs."""

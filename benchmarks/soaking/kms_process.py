@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, MutableSequence, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
 
 from benchmarks.soaking.chaos import Chaos
 from benchmarks.soaking.checker import Episode
+from benchmarks.soaking.child import GONE
 from benchmarks.soaking.plan import ROLES, Plan
 from tests.support.strict_kms import VENDOR, StrictKms
 
@@ -42,16 +44,13 @@ class Torment:
 
 def serve(plan: Plan, watched: MutableSequence[int], control: Connection) -> None:
     """Be the KMS, until the other end of `control` is gone."""
-    with StrictKms() as kms:
+    with StrictKms() as kms, suppress(*GONE):
         keys = [_key(kms, tenant) for tenant in range(plan.tenants)]
         control.send(Address(kms.environment(), kms.platform_key(), keys))
-        try:
-            control.recv()  # go
-            _count(kms, Counter(), 0.0)  # what it took to get ready
-            control.send(_run(plan, kms, keys, watched, control))
-            control.recv()  # nobody needs it any more
-        except EOFError:
-            return
+        control.recv()  # go
+        _count(kms, Counter(), 0.0)  # what it took to get ready
+        control.send(_run(plan, kms, keys, watched, control))
+        control.recv()  # for as long as anybody may need it
 
 
 def _key(kms: StrictKms, tenant: int) -> KmsKey:

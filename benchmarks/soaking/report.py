@@ -77,6 +77,7 @@ def figures(run: Run) -> dict[str, Any]:
         "unexpected_errors": run.surprises,
         "processes_lost": run.lost,
         "interrupted": run.interrupted,
+        "not_judged": _not_judged(findings),
         "broken": broken(run),
         "setup": {
             "seconds": round(run.seconds, 1),
@@ -132,10 +133,11 @@ def show(run: Run, console: Console) -> None:
     """Print the figures as tables."""
     found = figures(run)
     setup = found["setup"]
-    table = Table(
-        title=f"{setup['processes']} processes x {setup['threads']} threads, {setup['tenants']} tenants, "
+    console.print(
+        f"{setup['processes']} processes x {setup['threads']} threads, {setup['tenants']} tenants, "
         f"{setup['seconds']} s, {setup['database']}"
     )
+    table = Table()
     table.add_column("what", no_wrap=True)
     table.add_column("figure", justify="right")
     for name, value in found.items():
@@ -144,11 +146,12 @@ def show(run: Run, console: Console) -> None:
     for name, value in {**found["errors"], **found["unexpected_errors"]}.items():
         table.add_row(name, f"{value:,}")
     console.print(table, _faults(run))
-    if run.interrupted:
-        console.print(f"Interrupted after {setup['seconds']} s: this is what there was to judge.", style="yellow")
     for each in found["broken"]:
         console.print(each, style="red")
-    if not found["broken"]:
+    if run.interrupted:
+        missing = ", ".join(found["not_judged"]) or "nothing"
+        console.print(f"Interrupted: what there was is judged; what cannot be judged: {missing}.", style="yellow")
+    elif not found["broken"]:
         console.print("Every promise was kept.", style="green")
 
 

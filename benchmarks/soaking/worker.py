@@ -16,13 +16,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.soaking.application import Application, Note, Place, open_application, value_of
+from benchmarks.soaking.child import GONE
 from benchmarks.soaking.journal import Journal, Kind, Outcome, Record
 from benchmarks.soaking.plan import ROWS_AT_FIRST, Plan, tenant_name
 from sqlalchemy import select, update
@@ -64,23 +65,18 @@ def work(plan: Plan, place: Place, number: int, journal: Path, watched: Sequence
             Visitor(application, plan, written, watched, number * plan.threads + each, stop, surprises)
             for each in range(plan.threads)
         ]
-        control.send("ready")
-        if _heard(control) == "go":
+        with suppress(*GONE):
+            control.send("ready")
+            control.recv()  # go
             for visitor in visitors:
                 visitor.start()
-            _heard(control)
-            stop.set()
-            for visitor in visitors:
-                visitor.join()
+            try:
+                control.recv()  # stop
+            finally:
+                stop.set()
+                for visitor in visitors:
+                    visitor.join()
             control.send((surprises.count, surprises.samples))
-
-
-def _heard(control: Connection) -> object:
-    """Wait for a word, or for the end of whoever would say it."""
-    try:
-        return control.recv()
-    except EOFError:
-        return None
 
 
 class Visitor(threading.Thread):
