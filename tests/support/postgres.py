@@ -7,6 +7,8 @@
 No place is skipped silently into no PostgreSQL at all: when none works, `start_postgres` says why for each.
 """
 
+from __future__ import annotations
+
 import atexit
 import itertools
 import os
@@ -190,6 +192,9 @@ class EmbeddedPostgres(PostgresServer):
     """
 
     def __init__(self) -> None:
+        self._prepare(self._initdb)
+
+    def _prepare(self, make_data: Callable[[], None]) -> None:
         super().__init__()
         self._user = "nobody" if os.geteuid() == 0 else None
         self._owner_pid = os.getpid()
@@ -200,7 +205,7 @@ class EmbeddedPostgres(PostgresServer):
         atexit.register(self.close)
         try:
             self._bin = self._reachable_binaries(_wheel_binaries())
-            self._initdb()
+            make_data()
         except BaseException:
             self.close()
             raise
@@ -258,6 +263,25 @@ class EmbeddedPostgres(PostgresServer):
             self.stop()
         finally:
             self._watchdog.communicate()
+
+    def standby(self) -> EmbeddedPostgres:
+        """Start a hot standby of this server, which follows it until `pause_replay`. The caller closes it."""
+        made = EmbeddedPostgres.__new__(EmbeddedPostgres)
+        made._prepare(lambda: made._copy_of(self))
+        made.start()
+        return made
+
+    def pause_replay(self, pause: bool = True) -> None:
+        """Let a standby fall behind, or follow again."""
+        with self._connect() as connection:
+            connection.execute(f"SELECT pg_wal_replay_{'pause' if pause else 'resume'}()".encode())
+
+    def _copy_of(self, primary: EmbeddedPostgres) -> None:
+        command = [
+            *(str(self._bin / "pg_basebackup"), "-h", str(primary._folder), "-U", "postgres", "-D", str(self._data)),
+            *("--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--wal-method=stream"),
+        ]
+        subprocess.run(command, check=True, capture_output=True, **self._child_options())
 
     def _initdb(self) -> None:
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]

@@ -64,8 +64,9 @@ def test_a_kms_error_keeps_code_and_operation() -> None:
         assert (twin.code, twin.operation, twin.hint) == ("DisabledException", "Decrypt", "ask")
 
 
-def test_only_an_outage_and_our_own_credentials_can_heal_without_anybody() -> None:
-    assert {kind.__name__ for kind in ALL if kind.retryable} == {"KmsUnavailableError", "KmsCredentialsError"}
+def test_only_outages_our_own_credentials_and_a_replica_that_lags_can_heal_without_anybody() -> None:
+    healing = {"KmsUnavailableError", "KmsCredentialsError", "KeyStoreBehindError"}
+    assert {kind.__name__ for kind in ALL if kind.retryable} == healing
     assert KmsUnavailableError("later").retryable
 
 
