@@ -1,4 +1,4 @@
-"""The benchmark of rotations, run small: what it counts must not depend on how much there is."""
+"""Benchmarks, run small: what they count is what is promised, however much there is."""
 
 from __future__ import annotations
 
@@ -26,3 +26,17 @@ def test_a_rotation_costs_the_same_whatever_there_is_and_touches_no_row() -> Non
     assert figures["statements_1_row"] == figures["statements_300_rows"] == figures["statements_5_versions"]
     assert figures["rows_touched"] == 0
     assert figures["rewrap_kms_calls"] == {"DescribeKey": 1, "ReEncrypt": 12}
+
+
+def test_coroutines_that_wait_for_one_tenant_s_keys_cost_one_call_and_one_thread() -> None:
+    sizes = ["--coroutines", "50", "--latency", "0.6"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "event_loop.py"), "--json", *sizes],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(done.stdout)
+    assert (figures["kms_calls"], figures["threads"]) == (1, 1)
+    assert figures.keys() >= {"longest_stall_ms", "longest_stall_idle_ms"}

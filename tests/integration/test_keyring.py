@@ -27,7 +27,7 @@ from pii_vault.errors import (
     PiiVaultError,
     TenantSuspendedError,
 )
-from pii_vault.keyring import UNKNOWN_VERSIONS
+from pii_vault.keyring import UNKNOWN_VERSIONS, Keyring
 from pii_vault.keyring.terms import REFUSED_SECONDS
 from pii_vault.keystore.schema import keks, keys, tenants
 from pii_vault.kms import KmsKey
@@ -309,6 +309,27 @@ def test_a_process_that_opens_a_newer_value_does_not_seal_with_an_older_key(
     with pytest.raises(PiiVaultError, match="rolled back"):
         write(fresh, "never")
     fresh.vault.close()
+
+
+def test_so_many_keysets_are_held_and_who_uses_another_one_goes_on_with_it(
+    build: Callable[..., World], unwraps: list[str]
+) -> None:
+    world = build()
+    tenants = [f"t{number}" for number in range(30)]
+    for tenant in tenants:
+        world.vault.add_tenant(tenant, key=world.kms.create_key())
+    keyring = Keyring(world.vault._store, world.kms, size=10)
+    first = keyring.get("t0")
+    for tenant in tenants:
+        keyring.get(tenant)
+    assert keyring._memory.held()[0] == 10
+    assert keyring.cached("t0") is None
+    assert keyring.fresh(first)
+    unwraps.clear()
+    assert [keyring.get(tenant).tenant for tenant in tenants[-10:]] == tenants[-10:]
+    assert unwraps == []
+    keyring.evict("t0")
+    assert not keyring.fresh(first)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

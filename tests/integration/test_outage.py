@@ -522,6 +522,32 @@ def test_without_a_time_to_live_nothing_is_remembered_and_nobody_s_place_is_take
     own.close()
 
 
+def test_a_connection_to_the_database_is_not_held_for_longer_than_the_client_waits(
+    app: App, make_engine: Callable[..., Engine]
+) -> None:
+    patience, attempts = 0.4, 2
+    kms = app.kms.provider(connect_timeout=patience, read_timeout=patience, attempts=attempts)
+    vault = Vault(app.vault._engine.url, kms=kms, platform_key=app.kms.platform_key(), clock=app.clocks.as_clock)
+    engine = make_engine(app.engine.url.render_as_string(hide_password=False), pool_size=1, max_overflow=0)
+    vault.attach(engine, tenant_column="tenant_id")
+    query = select(Note.body).where(Note.tenant_id == "acme")
+    with vault.tenant("acme"), Session(engine) as session:
+        assert session.scalars(query).all() == ["of acme"]
+        app.fails(black_hole=True)
+        app.clocks.pass_(300)
+        asked, began = app.unwraps(), time.monotonic()
+        with pytest.raises(KmsUnavailableError):
+            session.scalars(query).all()
+        waited = time.monotonic() - began
+        session.rollback()
+    assert app.unwraps() == asked + attempts
+    # As AwsKms promises: attempts, their timeouts, a second of back-off between two. What is over is the machine's.
+    assert waited < attempts * 2 * patience + 1 + 2
+    with engine.connect() as connection:  # the only one there is
+        assert connection.scalar(select(func.count()).select_from(Note.__table__)) == 2
+    vault.close()
+
+
 # The terms.
 
 
