@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import String, create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 from tests.support.clocks import Clocks
 from tests.support.command import pii_vault_command
 from tests.support.postgres import PostgresServer
@@ -255,6 +256,34 @@ def test_a_key_store_that_cannot_be_asked_is_sat_out_and_asked_less_often(
     vault.close()
     key_store.dispose()
     crashable_postgres.drop_database(name)
+
+
+def test_a_key_store_that_is_slow_to_fail_takes_little_of_a_process_s_time(sqlite_url: str, tmp_path: Path) -> None:
+    clocks, broken, asked = Clocks(), threading.Event(), []
+    file = sqlite_url.removeprefix("sqlite:///")
+
+    def connect() -> sqlite3.Connection:
+        if broken.is_set():
+            asked.append(clocks.monotonic)
+            clocks.pass_(4)
+            raise sqlite3.OperationalError("no answer")
+        return sqlite3.connect(file)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    vault = Vault(engine, kms=LocalKms(tmp_path / "kms.json"), clock=clocks.as_clock, ttl=3600)
+    vault.create_all()
+    vault.add_tenant("acme")
+    with vault.tenant("acme"):
+        pass
+    broken.set()
+    began = clocks.monotonic
+    while clocks.monotonic < began + 240:
+        clocks.pass_(1)
+        with vault.tenant("acme"):
+            pass
+    # Each time takes 4 seconds, and 20 seconds pass until the next one.
+    assert 8 <= len(asked) <= 11
+    assert min(after - before for before, after in pairwise(asked)) >= 24
 
 
 def test_a_database_in_memory_has_nobody_to_hear_of_and_its_transaction_is_left_alone(

@@ -32,6 +32,7 @@ from pii_vault.keyring import Terms
 from pii_vault.keyring.failures import Failures
 from pii_vault.keyring.terms import (
     AGAIN_SECONDS,
+    AT_ONCE,
     FAILED_SECONDS,
     FAILED_SECONDS_AT_MOST,
     REFUSED_SECONDS,
@@ -464,6 +465,29 @@ def test_few_fetch_at_once_and_who_cannot_goes_on_or_is_told_so(app: App, monkey
             app.read("glob")
         assert first.result() == ["of acme"]
     app.works("glob")
+
+
+def test_many_cold_tenants_at_once_are_fetched_a_few_at_a_time_and_each_once(app: App) -> None:
+    tenants = [f"cold {number}" for number in range(2 * AT_ONCE)]
+    for tenant in tenants:
+        app.join(tenant)
+    before = {tenant: app.unwraps(tenant) for tenant in tenants}
+    app.kms.script(FaultRule("Decrypt", times=None, latency=0.3))
+    open_at_once: list[int] = []
+
+    def enter(tenant: str) -> None:
+        with app.vault.tenant(tenant):
+            pass
+
+    with ThreadPoolExecutor(2 * len(tenants)) as pool:
+        entering = [pool.submit(enter, tenant) for tenant in tenants * 2]
+        while not all(each.done() for each in entering):
+            open_at_once.append(app.kms.count("Decrypt", outcome="open"))
+            time.sleep(0.02)
+        for each in entering:
+            each.result()
+    assert 1 < max(open_at_once) <= AT_ONCE
+    assert {tenant: app.unwraps(tenant) - before[tenant] for tenant in tenants} == dict.fromkeys(tenants, 1)
 
 
 def test_however_many_customers_kms_do_not_answer_the_others_are_served(

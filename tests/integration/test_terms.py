@@ -95,6 +95,20 @@ def test_one_tenant_s_keys_are_held_although_those_of_the_others_are_not(
         enter(world, "glob")
 
 
+def test_of_two_vaults_in_one_process_each_keeps_its_own_terms(build: Callable[..., World], clocks: Clocks) -> None:
+    lax = build()
+    strict = Vault(lax.url, kms=lax.kms, ttl=10, clock=clocks.as_clock)
+    for vault in (lax.vault, strict):
+        with vault.tenant("acme"):
+            pass
+    lax.kms.disable_key(lax.keys["acme"])
+    clocks.pass_(10)
+    enter(lax)
+    with pytest.raises(KmsDeniedError), strict.tenant("acme"):
+        pass
+    strict.close()
+
+
 def test_another_process_follows_when_it_looks(
     build: Callable[..., World], database_url: str, world_on: Callable[..., World], clocks: Clocks
 ) -> None:

@@ -56,6 +56,9 @@ _HINTS: Final = {
 }
 
 
+_TABLES_MAY_BE_MISSING: Final = frozenset(("SQLITE_ERROR", "UndefinedTable", "ProgrammingError"))
+
+
 class KeyStore:
     """The tables behind one application's vault.
 
@@ -334,6 +337,8 @@ class KeyStore:
 
     def _unusable(self, failure: str) -> KeyStoreError:
         hint = _HINTS.get(failure, "check that the database can be reached")
+        if failure not in _TABLES_MAY_BE_MISSING:  # a database that does not answer is not to be waited for twice
+            return KeyStoreError(f"the key store failed with {failure}", hint=hint)
         try:
             with self._engine.connect() as connection:
                 if not inspect(connection).has_table(schema.revision.name):
