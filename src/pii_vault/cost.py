@@ -23,9 +23,6 @@ PER_ROTATION: Final = 5
 """Requests of one rotation on schedule: the data key is made a day ahead, the KMS key is looked at, and the
 key-encryption key unwrapped for either and for a last check."""
 
-KEPT_TENANTS: Final = 10_000
-"""How many tenants' keys a process keeps. With more in use at once it asks oftener than is reckoned here."""
-
 ANSWER_SECONDS: Final = 0.01
 """The quickest answer of the KMS that is reckoned with. At a start a process cannot ask faster than it is answered."""
 

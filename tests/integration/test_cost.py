@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,8 +12,7 @@ from tests.support.kms_http import Counter
 from tests.support.strict_kms import VENDOR, StrictKms
 
 from pii_vault import Vault
-from pii_vault.cost import DAY_SECONDS, KEPT_TENANTS, MONTH_DAYS, PER_ROTATION, Load, estimate
-from pii_vault.keyring import Keyring
+from pii_vault.cost import DAY_SECONDS, MONTH_DAYS, PER_ROTATION, Load, estimate
 
 TENANTS, PROCESSES, TTL, PERIODS = 4, 3, 100.0, 20
 NAMES = [f"tenant {number}" for number in range(TENANTS)]
@@ -145,7 +143,3 @@ def test_a_rotation_on_schedule_is_as_many_requests_as_reckoned(sqlite_url: str,
     opens_the_audit_log = 1
     assert requests(calls) == TENANTS * PER_ROTATION + opens_the_audit_log
     assert requests(late) < requests(calls)
-
-
-def test_a_process_keeps_as_many_tenants_keys_as_the_estimate_says() -> None:
-    assert inspect.signature(Keyring).parameters["size"].default == KEPT_TENANTS

@@ -190,7 +190,7 @@ def _show_choices(found: list[Cost]) -> None:
 
 
 def _warnings(chosen: Cost) -> list[str]:
-    from ..cost import KEPT_TENANTS
+    from ..keyring.terms import KEPT_TENANTS
 
     found = []
     if chosen.quota_share > 1:

@@ -29,7 +29,7 @@ from .fetching import Fetching
 from .loading import Loader, behind_primary
 from .memory import Memory
 from .notices import Notices
-from .terms import Clock, Terms
+from .terms import KEPT_TENANTS, Clock, Terms
 from .unknown import Unknown
 
 _log: Final = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Keyring:
         kms: KmsProvider,
         *,
         terms: Terms | None = None,
-        size: int = 10_000,
+        size: int = KEPT_TENANTS,
         clock: Clock | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:

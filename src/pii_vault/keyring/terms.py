@@ -50,6 +50,9 @@ FAILED_SECONDS_AT_MOST: Final = 16.0
 NOTICE_SECONDS: Final = 5.0
 """How often a process that is in use asks the key store whether keys are to be forgotten. No KMS is asked for that."""
 
+KEPT_TENANTS: Final = 10_000
+"""How many tenants' keysets a process keeps; the least recently used one goes first."""
+
 UNKNOWN_SECONDS: Final = 5.0
 """How long a version that was not there is believed not to be there."""
 
