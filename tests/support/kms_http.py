@@ -222,8 +222,12 @@ class HttpServer:
 @lru_cache(maxsize=1)
 def moto_address() -> tuple[str, int]:
     """Start moto once in a process: its state is global anyway, and stopping it takes half a second."""
+    from moto.kms import models
     from moto.server import ThreadedMotoServer
 
+    # moto gives symmetric keys an RSA key too, which nothing uses and which takes longer than everything else.
+    generate = models.generate_private_key
+    models.generate_private_key = lambda spec: None if spec == "SYMMETRIC_DEFAULT" else generate(spec)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
