@@ -88,6 +88,7 @@ class StrictKms:
 
     def start(self) -> StrictKms:
         moto_address()
+        _share_service_models()
         self._server = HttpServer(self._respond)
         return self
 
@@ -120,7 +121,6 @@ class StrictKms:
             found.access_key,
             found.secret_key,
             region_name="eu-west-1",
-            botocore_session=_botocore_session(),
         )
 
     def provider(self, identity: str = VENDOR, **options: Any) -> AwsKms:
@@ -418,16 +418,22 @@ class StrictKms:
 
 
 @lru_cache(maxsize=1)
-def _loader() -> object:
-    """One for the process: reading the service models anew takes a tenth of a second for each session."""
+def _share_service_models() -> None:
+    """Let every boto3 session of the process have one loader of AWS's service models.
+
+    Reading them anew takes a tenth of a second for each session, also for those that the code under test makes.
+    """
     import botocore.loaders
-
-    return botocore.loaders.create_loader()
-
-
-def _botocore_session() -> Any:
     import botocore.session
 
-    session = botocore.session.get_session()
-    session.register_component("data_loader", _loader())
-    return session
+    make = botocore.session.create_loader
+    shared = make()
+
+    def create_loader(search_path: str | None = None) -> object:
+        if search_path is not None:
+            return make(search_path)
+        # Each boto3 session adds its own folder once more, and what is not found is looked for in all of them.
+        shared.search_paths[:] = dict.fromkeys(shared.search_paths)
+        return shared
+
+    botocore.session.create_loader = create_loader
