@@ -1,7 +1,6 @@
 """The audit log: an entry with every change of keys, in the transaction of the change, however many write at once; and
 who may write it, and who may verify it."""
 
-import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from tests.support.audited import (
 from tests.support.calendar import Calendar
 from tests.support.canary import Secrets, watched_keys
 from tests.support.kms_policy import account_of
+from tests.support.processes import forking
 from tests.support.strict_kms import VENDOR, StrictKms
 from tests.support.world import World, make_world
 
@@ -335,8 +335,7 @@ def assert_one_chain(world: World, writers: list[str], known: int) -> None:
 
 
 def test_processes_that_write_at_once_leave_one_chain_without_gaps(world: World, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imports take longer than everything else
+    context = forking()
     together = context.Barrier(8)
     given = (world.url, tmp_path / "kms.json")
     processes = [context.Process(target=_write_in_a_process, args=(*given, n, together)) for n in range(8)]

@@ -1,15 +1,21 @@
 """Several processes at once, and transactions that fail: keys are stored before values, once, and stay."""
 
-import subprocess
-import sys
+import io
+import signal
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, String, func, select, text, update
+from sqlalchemy import Engine, String, create_engine, func, select, text, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from tests.support.processes import forking
 from tests.support.world import World
 
 from pii_vault import EncryptedString, LocalKms, Vault
@@ -29,50 +35,67 @@ class Note(Base):
     body: Mapped[str] = mapped_column(EncryptedString())
 
 
-_WORKER = """
-import sys
-from sqlalchemy import create_engine
-from sqlalchemy.orm import sessionmaker
-sys.path.insert(0, {tests!r})
-from pii_vault import LocalKms, Vault
-from test_first_writers import Note
-url, kms_file, key, what = sys.argv[1:]
-vault = Vault(url, kms=LocalKms(kms_file))
-print("ready", flush=True)
-sys.stdin.readline()
-if what == "register":
+def work(parent: Connection, url: str, kms_file: str, key: str, what: str) -> None:
+    """Get ready, wait for the word, rotate or register; then send what there was to complain about."""
+    with redirect_stderr(io.StringIO()) as complaints:
+        vault = Vault(url, kms=LocalKms(kms_file))
+        parent.send("ready")
+        parent.recv()
+        try:
+            if what == "register":
+                register(vault, url, key)
+            else:
+                for _ in range(2 if what == "rotate" else 10_000):
+                    vault.rotate("acme")
+        except Exception:  # noqa: BLE001 - the test reads it
+            traceback.print_exc()
+    parent.send(complaints.getvalue())
+
+
+def register(vault: Vault, url: str, key: str) -> None:
     vault.add_tenant("new", key=key)
-    engine = create_engine(url, connect_args={{"timeout": 30}} if url.startswith("sqlite") else {{}})
+    engine = create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
     sessions = sessionmaker(engine)
     vault.attach(engine, sessions, tenant_column="tenant_id")
     with vault.tenant("new"), sessions.begin() as session:
         session.add(Note(body="by one of several"))
-else:
-    for _ in range(2 if what == "rotate" else 10_000):
-        vault.rotate("acme")
-"""
 
 
-def run_at_once(world: World, what: str, count: int) -> list[subprocess.Popen[str]]:
-    script = _WORKER.format(tests=str(Path(__file__).parent))
+@dataclass
+class Worker:
+    """A process that waits for the word to work."""
+
+    process: BaseProcess
+    says: Connection
+
+    def go(self) -> None:
+        self.says.send("go")
+
+
+def run_at_once(world: World, what: str, count: int) -> list[Worker]:
     key = world.kms.create_key() if what == "register" else world.keys["acme"]
-    arguments = [sys.executable, "-c", script, world.url, str(world.kms_file), key, what]
-    processes = [
-        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(count)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", process.communicate()[1]
-    return processes
+    workers = []
+    for _ in range(count):
+        ours, theirs = forking().Pipe()
+        arguments = (theirs, world.url, str(world.kms_file), key, what)
+        workers.append(Worker(forking().Process(target=work, args=arguments), ours))
+        workers[-1].process.start()
+        theirs.close()
+    for worker in workers:
+        assert worker.says.recv() == "ready"
+    return workers
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return [process.communicate(timeout=60)[1] for process in processes]
+def finish(workers: list[Worker]) -> list[str]:
+    for worker in workers:
+        worker.go()
+    errors = []
+    for worker in workers:
+        assert worker.says.poll(60)
+        errors.append(worker.says.recv())
+        worker.process.join(timeout=60)
+    assert [worker.process.exitcode for worker in workers] == [0] * len(workers)
+    return errors
 
 
 @pytest.fixture
@@ -114,13 +137,12 @@ def test_processes_that_rotate_at_once_make_each_version_once(world: World) -> N
 def test_rotations_killed_at_any_moment_leave_what_the_next_one_goes_on_from(world: World) -> None:
     with world.session() as session:
         session.add(Note(body="before"))
-    for number, process in enumerate(run_at_once(world, "rotate for ever", 6)):
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    for number, worker in enumerate(run_at_once(world, "rotate for ever", 6)):
+        worker.go()
         time.sleep(0.02 + 0.017 * number)
-        process.kill()
-        process.communicate()
+        worker.process.kill()
+        worker.process.join()
+        assert worker.process.exitcode == -signal.SIGKILL
         world.vault.evict("acme")
         with world.session() as session:
             assert session.scalars(select(Note.body)).first() == "before"

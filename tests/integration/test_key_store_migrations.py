@@ -1,7 +1,6 @@
 """The key store's schema: made by migrations or at once, it is the same, and it is never taken for what it is not."""
 
 import logging
-import multiprocessing
 import subprocess
 import sys
 import textwrap
@@ -18,6 +17,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text
+from tests.support.processes import forking
 
 from pii_vault import LocalKms, Vault
 from pii_vault.errors import KeyStoreError
@@ -245,7 +245,7 @@ def test_creating_and_upgrading_at_once_end_with_one_schema(database_url: str, t
 
 
 def race(work: Callable[[str, Path, int], None], url: str, folder: Path, processes: int = 4) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     barrier = context.Barrier(processes)
     running = [context.Process(target=_racer, args=(work, url, folder, number, barrier)) for number in range(processes)]
     for process in running:

@@ -1,7 +1,6 @@
 """The development KMS: one file, AWS's rules, nothing for a database elsewhere."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import stat
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
+from tests.support.processes import forking
 
 from pii_vault.errors import ConfigurationError, KmsConfigurationError, KmsDeniedError
 from pii_vault.kms import KmsKey
@@ -174,7 +174,7 @@ def _create(path: Path, count: int) -> list[str]:
 
 
 def test_processes_that_write_together_lose_nothing(path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
+    with forking().Pool(4) as pool:
         made = [arn for arns in pool.starmap(_create, [(path, 15)] * 4) for arn in arns]
     kms = LocalKms(path)
     assert len(set(made)) == 60
@@ -186,7 +186,7 @@ def _platform_key(path: Path) -> str:
 
 
 def test_processes_that_ask_together_get_one_platform_key(path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with forking().Pool(2) as pool:
         made = pool.map(_platform_key, [path] * 8, chunksize=1)
     assert set(made) == {LocalKms(path).platform_key()}
     assert list(json.loads(path.read_text())["keys"]) == made[:1]
