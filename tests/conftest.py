@@ -1,6 +1,7 @@
 """Fixtures for every test: databases that are real, fresh and gone afterwards."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,13 @@ def pytest_configure(config: pytest.Config) -> None:
     expected = os.environ.get("PII_VAULT_EXPECTED_SQLALCHEMY")
     if expected and not sqlalchemy.__version__.startswith(f"{expected}."):
         raise pytest.UsageError(f"This run is for SQLAlchemy {expected} and found {sqlalchemy.__version__}.")
+
+
+def pytest_collection_finish() -> None:
+    # Modules and collected tests stay to the end: looking through them for garbage took a sixth of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def pytest_report_header() -> str:
