@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from sqlalchemy import create_engine, text
-from tests.support.command import environment, pii_vault_command, pii_vault_on_terminal
+from tests.support.command import Outcome, environment, pii_vault_command, pii_vault_on_terminal
 from tests.support.strict_kms import VENDOR, StrictKms
 
 from pii_vault.demo.screen import Screen
@@ -40,22 +40,29 @@ def temporary(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_demo_runs_on_nothing_and_leaves_nothing(temporary: Path) -> None:
-    done = pii_vault_command("demo", TMPDIR=str(temporary))
+@pytest.fixture(scope="module")
+def piped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    """What the demo prints into a pipe, and the folder for its temporary one. It waits for keys to expire, so once."""
+    folder = tmp_path_factory.mktemp("tmp")
+    return pii_vault_command("demo", TMPDIR=str(folder)), folder
+
+
+def test_the_demo_runs_on_nothing_and_leaves_nothing(piped: tuple[Outcome, Path]) -> None:
+    done, folder = piped
     assert (done.code, done.err) == (0, "")
     assert all(sentence in done.out for sentence in SENTENCES)
-    assert list(temporary.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
-def test_a_piped_demo_is_plain_text_of_100_columns_and_60_lines(temporary: Path) -> None:
-    done = pii_vault_command("demo", TMPDIR=str(temporary))
+def test_a_piped_demo_is_plain_text_of_100_columns_and_60_lines(piped: tuple[Outcome, Path]) -> None:
+    done, _ = piped
     assert "\x1b" not in done.out
     assert max(map(len, done.out.splitlines())) <= 100
     assert len(done.out.splitlines()) <= 60
 
 
-def test_the_demo_shows_stored_bytes_beside_what_the_application_gets(temporary: Path) -> None:
-    lines = pii_vault_command("demo", TMPDIR=str(temporary)).out.splitlines()
+def test_the_demo_shows_stored_bytes_beside_what_the_application_gets(piped: tuple[Outcome, Path]) -> None:
+    lines = piped[0].out.splitlines()
     assert any("what the database holds" in line and "what the application gets" in line for line in lines)
     assert any("codec: text" in line and "Ada Lovelace" in line for line in lines)
 
