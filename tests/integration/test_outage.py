@@ -573,6 +573,15 @@ def test_a_connection_to_the_database_is_not_held_for_longer_than_the_client_wai
     vault.close()
 
 
+def test_who_waits_for_keys_that_are_not_to_be_shared_asks_for_itself(app: App) -> None:
+    app.vault.set_terms("acme", ttl=0)  # known to who reads the records, so the first three come together
+    asked = app.unwraps()
+    app.kms.script(FaultRule("Decrypt", key=app.keys["acme"].arn, latency=0.4))
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: app.read(), range(3))) == [["of acme"]] * 3
+    assert app.unwraps() == asked + 3
+
+
 # The terms.
 
 
