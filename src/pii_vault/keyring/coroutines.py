@@ -36,6 +36,7 @@ async def _load_once(keyring: Keyring, tenant: str) -> Keyset:
     while True:
         if fetching.asks_always(tenant):
             keyset: Keyset | None = await asyncio.wrap_future(keyring.crew.submit(fetching.load, tenant))
+            joined = 0
         else:
             boarded = fetching.board(tenant)
             if isinstance(boarded, Keyset):

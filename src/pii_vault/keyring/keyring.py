@@ -156,6 +156,7 @@ class Keyring:
         while True:
             if fetching.asks_always(tenant):
                 keyset: Keyset | None = fetching.load(tenant)
+                joined = 0
             else:
                 boarded = fetching.board(tenant, version)
                 if isinstance(boarded, Keyset):
