@@ -208,7 +208,7 @@ def tenant_set(
         found = TenantDetails.of(options.key_store(database_url).load(name))
         when = f"next on {day(found.due_at)}" if found.due_at is not None else "but has no active data key now"
         said.append(f"tenant {name} is rotated {_rotation(found)}, {when}")
-    _done("set", name, "\n".join(said), database_url, json)
+    _done("set", name, "; ".join(said), database_url, json)
 
 
 @tenant.command("suspend")
@@ -267,7 +267,7 @@ def _rotation(found: TenantDetails) -> str:
 
 def _terms(found: TenantDetails) -> str:
     if found.ttl_seconds is None:
-        return "by default"
+        return "as long as the vault's ttl says"
     if not found.ttl_seconds:
         return "for one scope: its KMS is asked in each"
     grace = f", in an outage {found.grace_seconds} s more" if found.grace_seconds else ""

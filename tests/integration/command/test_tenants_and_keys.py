@@ -143,6 +143,30 @@ def test_a_changed_period_moves_the_day_on_which_the_key_is_due(ops: Operator) -
     assert said == "tenant acme is rotated every 7 days, but has no active data key now\n"
 
 
+def test_how_long_keys_are_held_is_agreed_and_they_are_forgotten_on_request(ops: Operator) -> None:
+    ops.run("tenant", "add", "acme", *ops.kms.new_key())
+    held = ops.json("tenant show", "acme")
+    assert (held["ttl_seconds"], held["grace_seconds"]) == (None, None)
+    for options, said, terms in (
+        (["--ttl", "60", "--grace", "30"], "for 60 s, in an outage 30 s more", (60, 30)),
+        (["--ttl", "60"], "for 60 s", (60, 0)),
+        (["--ttl", "0"], "for one scope: its KMS is asked in each", (0, 0)),
+        (["--ttl", "default"], "as long as the vault's ttl says", (None, None)),
+    ):
+        assert ops.run("tenant", "set", "acme", *options).out == f"tenant acme: keys are held {said}\n"
+        held = ops.json("tenant show", "acme")
+        assert (held["ttl_seconds"], held["grace_seconds"]) == terms
+        assert re.search(rf"^keys held +{re.escape(said)}$", ops.run("tenant", "show", "acme").out, re.MULTILINE)
+    both = ops.run("tenant", "set", "acme", "--ttl", "60", "--rotation-days", "30").out
+    assert re.fullmatch(r"tenant acme: keys are held for 60 s; tenant acme is rotated every 30 days, next on .+\n", both)
+    assert "--grace belongs to --ttl" in ops.fails("tenant", "set", "acme", "--grace", "5", code=2)
+    assert "--ttl is a number of seconds" in ops.fails("tenant", "set", "acme", "--ttl", "-1", code=2)
+    assert "both together at most 43200 s" in ops.fails("tenant", "set", "acme", "--ttl", "43200", "--grace", "1")
+    assert ops.json("key evict", "acme") == {"tenant": "acme", "within_seconds": 5}
+    assert "no tenant 'nobody' is registered" in ops.fails("key", "evict", "nobody")
+    assert ops.json("audit verify", "acme")[0]["problems"] == []
+
+
 def test_a_suspended_tenant_is_dark_until_it_is_resumed(local: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     local.run("tenant", "add", "acme", *local.kms.new_key())
     for name, value in local.settings.items():
