@@ -92,6 +92,18 @@ def value_aad(header: bytes, identity: Identity, context: str, row_id: bytes | N
     return aad if row_id is None else aad + lp(row_id)
 
 
+def index_context(algorithm: int, identity: Identity, index: str, form: str) -> bytes:
+    """Return the derivation context of a blind index's subkey.
+
+    Args:
+        algorithm: 1.
+        identity: Whose index it is.
+        index: The index's name, by default the column's context id: columns that share it share equality.
+        form: How values become tokens, as text; another form is another subkey.
+    """
+    return lp(bytes((algorithm,)), identity.app_uid, identity.tenant_uid, index.encode(), form.encode())
+
+
 def kek_context(algorithm: int, identity: Identity, generation: int) -> bytes:
     """Return the derivation context of a KEK's `wrap`, `mac` and `commit` subkeys."""
     return lp(

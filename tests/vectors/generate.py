@@ -1137,6 +1137,101 @@ def unopened_ends(five: Case) -> Iterator[Case]:
 
 # The files.
 
+# Blind-index tokens: the message of each value stands here as bytes, made by hand from docs/format.md, section 8.
+
+
+def index_context(algorithm: int, owner: Owner, index: str, form: str) -> bytes:
+    return lp(bytes((algorithm,)), owner[0], owner[1], index.encode(), form.encode())
+
+
+def token(subkey: bytes, message: bytes, bits: int) -> bytes:
+    whole = hmac_sha256(subkey, message)[:16]
+    kept = int.from_bytes(whole, "big") & ~((1 << (128 - bits)) - 1)
+    return kept.to_bytes(16, "big")
+
+
+def token_case(
+    name: str,
+    form: str,
+    value: Any,
+    message: bytes,
+    *,
+    owner: Owner = OWNER,
+    index: str = EMAIL,
+    key: str = "index key 1",
+) -> Case:
+    context = index_context(1, owner, index, form)
+    subkey = kdf(fixed(key), "index", context)
+    return {
+        "name": name,
+        **owned(owner),
+        "index_key": fixed(key).hex(),
+        "index": index,
+        "form": form,
+        "value": value,
+        "context": context.hex(),
+        "subkey": subkey.hex(),
+        "message": message.hex(),
+        "token": token(subkey, message, int(form.rpartition(";")[2])).hex(),
+    }
+
+
+CASELESS = "text;nfkc/1;casefold/1;nfkc/1"
+
+
+def token_cases() -> Iterator[Case]:
+    text = "text;whole;128"
+    yield token_case("text", text, {"str": "ada@example.com"}, b"ada@example.com")
+    yield token_case("empty text", text, {"str": ""}, b"")
+    yield token_case("text is kept as it is", text, {"str": " Ada\u0301 "}, b" Ada\xcc\x81 ")
+    yield token_case("another index name", text, {"str": "ada@example.com"}, b"ada@example.com", index="email")
+    yield token_case(
+        "another tenant", text, {"str": "ada@example.com"}, b"ada@example.com", owner=(APP, GLOB, GLOB_KEYSET)
+    )
+    yield token_case("another generation", text, {"str": "ada@example.com"}, b"ada@example.com", key="index key 2")
+    yield token_case("caseless", f"{CASELESS};whole;128", {"str": "ADA@Stra\u00dfe.example"}, b"ada@strasse.example")
+    yield token_case("caseless, composed", f"{CASELESS};whole;128", {"str": "\uff21da\u0301"}, b"ad\xc3\xa1")
+    yield token_case("stripped", "text;strip/1;whole;128", {"str": "\t Ada\u2003\n"}, b"Ada")
+    yield token_case("digits", "text;digits/1;whole;128", {"str": "+49 (30) \u0661\u0662\u0663-4"}, b"49301234")
+    yield token_case("last 4 characters", "text;digits/1;last(4);128", {"str": "078-05-1120"}, b"1120")
+    yield token_case("last 4 of a shorter one", "text;last(4);128", {"str": "ab"}, b"ab")
+    yield token_case("first 3 characters", "text;casefold/1;prefix(3);128", {"str": "\u00c4rger"}, b"\xc3\xa4rg")
+    yield token_case("behind the last @", "text;casefold/1;after(@);128", {"str": "a@b@Example.COM"}, b"example.com")
+    yield token_case("24 bits", "text;whole;24", {"str": "ada@example.com"}, b"ada@example.com")
+    yield token_case("1 bit", "text;whole;1", {"str": "ada@example.com"}, b"ada@example.com")
+    yield token_case("bytes", "bytes;whole;128", {"bytes": "00ff10"}, bytes.fromhex("00ff10"))
+    for number, message in (
+        (0, "00"),
+        (-1, "ff"),
+        (127, "7f"),
+        (128, "0080"),
+        (-129, "ff7f"),
+        (2**63, "008000000000000000"),
+    ):
+        yield token_case(f"integer {number}", "int;whole;128", {"int": str(number)}, bytes.fromhex(message))
+    for number, bits, message in (
+        ("1.5", "3ff8000000000000", "3ff8000000000000"),
+        ("-0.0", "8000000000000000", "0000000000000000"),
+        ("a NaN", "fff8000000000001", "7ff8000000000000"),
+    ):
+        yield token_case(f"float {number}", "float;whole;128", {"float64": bits}, bytes.fromhex(message))
+    for number, message in (
+        *(("1.10", "11E-1"), ("1.1", "11E-1"), ("100", "1E2"), ("1E+2", "1E2"), ("-0.00", "0"), ("-2.50", "-25E-1")),
+    ):
+        yield token_case(f"decimal {number}", "decimal;whole;128", {"decimal": number}, message.encode())
+    yield token_case("date", "date;whole;128", {"date": "2000-02-29"}, bytes.fromhex("00002b08"))
+    for instant in ("2026-07-01T12:00:00+00:00", "2026-07-01T14:00:00+02:00"):
+        yield token_case(
+            f"instant {instant}", "instant;whole;128", {"datetime": instant}, (1_782_907_200_000_000).to_bytes(8, "big")
+        )
+    yield token_case(
+        "uuid",
+        "uuid;whole;128",
+        {"uuid": "00112233-4455-6677-8899-aabbccddeeff"},
+        bytes.fromhex("00112233445566778899aabbccddeeff"),
+    )
+    yield token_case("true", "bool;whole;128", {"bool": True}, b"\x01")
+
 
 def documents() -> dict[str, dict[str, Any]]:
     return {
@@ -1153,6 +1248,7 @@ def documents() -> dict[str, dict[str, Any]]:
         },
         "key_records.json": {"cases": list(record_cases())},
         "audit_chain.json": {"cases": list(chain_cases())},
+        "tokens.json": {"cases": list(token_cases())},
     }
 
 

@@ -158,7 +158,9 @@ def test_how_long_keys_are_held_is_agreed_and_they_are_forgotten_on_request(ops:
         assert (held["ttl_seconds"], held["grace_seconds"]) == terms
         assert re.search(rf"^keys held +{re.escape(said)}$", ops.run("tenant", "show", "acme").out, re.MULTILINE)
     both = ops.run("tenant", "set", "acme", "--ttl", "60", "--rotation-days", "30").out
-    assert re.fullmatch(r"tenant acme: keys are held for 60 s; tenant acme is rotated every 30 days, next on .+\n", both)
+    assert re.fullmatch(
+        r"tenant acme: keys are held for 60 s; tenant acme is rotated every 30 days, next on .+\n", both
+    )
     assert "--grace belongs to --ttl" in ops.fails("tenant", "set", "acme", "--grace", "5", code=2)
     assert "--ttl is a number of seconds" in ops.fails("tenant", "set", "acme", "--ttl", "-1", code=2)
     assert "both together at most 43200 s" in ops.fails("tenant", "set", "acme", "--ttl", "43200", "--grace", "1")

@@ -1,0 +1,106 @@
+"""A form: how a column's values become tokens, with the text that stands for it for ever."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .. import primitives
+from ..encoding import Encoding
+from ..envelope import TOKEN_BYTES
+from ..errors import ConfigurationError
+from .messages import kind_of
+from .normalisers import named
+from .parts import Part, Whole
+
+FULL_BITS: Final = 8 * TOKEN_BYTES
+"""A token of all its bits: two values share one by chance in one of 2^128 cases."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How values of one kind become tokens.
+
+    Attributes:
+        text: What stands for it in the subkey's derivation: ``text;nfkc/1;casefold/1;whole;128``. Two forms with one
+            text make the same tokens.
+        bits: How many bits of a token are kept, 1 to 128; the others are zero.
+    """
+
+    text: str
+    bits: int
+    _message: Callable[[Any], bytes] = field(repr=False, compare=False)
+    _normalise: tuple[Callable[[str], str], ...] = field(repr=False, compare=False)
+    _part: Part = field(repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        encoding: Encoding[Any],
+        *,
+        normalise: tuple[str, ...] = (),
+        part: Part | None = None,
+        bits: int = FULL_BITS,
+    ) -> Form:
+        """Return the form of a column.
+
+        Args:
+            encoding: How the column's values are encoded.
+            normalise: The names of normalisers, in the order in which they are applied; for text only.
+            part: Which part of the text; all of it by default.
+            bits: How many bits of a token are kept.
+
+        Raises:
+            ConfigurationError: values of this kind have no index, or no normalisers and parts.
+        """
+        kind, message = kind_of(encoding)
+        part = part or Whole()
+        if kind != "text" and (normalise or not isinstance(part, Whole)):
+            raise ConfigurationError(f"a column of {kind} values has neither normalisers nor parts: only text has")
+        if not 1 <= bits <= FULL_BITS:
+            raise ConfigurationError(f"a token keeps 1 to {FULL_BITS} bits")
+        functions = [named(name) for name in normalise]
+        text = ";".join((kind, *(name for name, _ in functions), part.text(), str(bits)))
+        return cls(text, bits, message, tuple(function for _, function in functions), part)
+
+    def message(self, value: Any) -> bytes | None:
+        """Return a stored value's message, or None if it has no such part.
+
+        Raises:
+            EncodingError: the column does not take this value; the error does not hold it.
+        """
+        if not isinstance(value, str):
+            return self._message(value)
+        found = self._part.of(self._normalised(value))
+        return None if found is None else self._message(found)
+
+    def asked(self, value: Any) -> bytes:
+        """Return the message of what a query asks for: the part itself, where the form has one.
+
+        Raises:
+            EncodingError: no value of the column has this part; the error does not hold it.
+        """
+        return self._message(self._normalised(value) if isinstance(value, str) else value)
+
+    def _normalised(self, text: str) -> str:
+        self._message(text)  # what is no text of the column's is refused before anybody works on it
+        for function in self._normalise:
+            text = function(text)
+        return text
+
+
+def token(subkey: bytes, form: Form, message: bytes | None) -> bytes:
+    """Return the token of a message, 16 bytes; random ones, which nobody asks for, where there is no message.
+
+    Args:
+        subkey: 32 bytes, derived with the text of this form.
+        form: How many bits are kept.
+        message: From `Form.message` or `Form.asked`.
+    """
+    found = os.urandom(TOKEN_BYTES) if message is None else primitives.mac(subkey, message)[:TOKEN_BYTES]
+    if form.bits == FULL_BITS:
+        return found
+    kept = int.from_bytes(found, "big") >> (FULL_BITS - form.bits) << (FULL_BITS - form.bits)
+    return kept.to_bytes(TOKEN_BYTES, "big")
