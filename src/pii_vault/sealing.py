@@ -13,16 +13,20 @@ from typing import Final, NoReturn, TypeAlias
 
 from . import primitives
 from .allowance import Allowance
-from .context import Identity, column_context, value_aad
+from .blind_index import Form, token
+from .context import Identity, column_context, index_context, value_aad
 from .envelope import IV_BYTES, SUITE_COLUMN, Header, parse
 from .errors import ForeignValueError, FormatError, KeyNotFoundError, KeyStateError, OpenError
-from .keys import KeyState, Secret
+from .keys import ALGORITHM, KeyState, Secret
 
 Sealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes, Iterator[bytes]]
 """Header, encrypt, AAD and `Allowance.ivs`, prepared: ``header + iv + encrypt(iv, plaintext, aad)`` for an iv of them.
 
 A plain tuple unpacks fastest.
 """
+
+NO_GENERATION: Final = 0
+"""The index generation of a keyset without an index key: it makes no tokens."""
 
 NO_VERSION: Final = 0
 """The active version of a keyset that only opens."""
@@ -38,6 +42,7 @@ class Keyset:
         tenant: The tenant's name, for messages.
         identity: Whose keys these are.
         active: The version that seals, or `NO_VERSION`.
+        index_generation: The generation of the index key that makes tokens, or `NO_GENERATION`.
         ended: What became of the versions that no longer open: compromised or destroyed.
         deadline: When it expires on the monotonic clock, seconds.
         wall_deadline: When it expires on the wall clock, seconds since the epoch. Both count: the monotonic clock
@@ -57,6 +62,8 @@ class Keyset:
 
     __slots__ = (
         "__weakref__",
+        "_index_keys",
+        "_index_subkeys",
         "_keys",
         "_subkeys",
         "active",
@@ -67,6 +74,7 @@ class Keyset:
         "ended",
         "good_until",
         "identity",
+        "index_generation",
         "openings",
         "overdue",
         "refresh_at",
@@ -91,6 +99,8 @@ class Keyset:
         asked_at: float = 0.0,
         allowance: Allowance | None = None,
         ended: Mapping[int, KeyState] | None = None,
+        index_keys: Mapping[int, Secret] | None = None,
+        index_generation: int = NO_GENERATION,
     ) -> None:
         self.tenant: Final = tenant
         self.identity: Final = identity
@@ -107,7 +117,10 @@ class Keyset:
         self.overdue = False
         self.sealings: Final[dict[str, Sealing]] = {}
         self.openings: Final[dict[str, dict[bytes, Opening]]] = {}
+        self.index_generation: Final = index_generation
         self._keys: Final = dict(keys)
+        self._index_keys: Final = dict(index_keys or {})
+        self._index_subkeys: Final[dict[tuple[int, str, str], Secret]] = {}
         self._subkeys: Final[dict[tuple[int, int, str], Secret]] = {}
 
     def __repr__(self) -> str:
@@ -154,6 +167,26 @@ class Keyset:
         """Prepare the opening of one column's values with exactly these 10 header bytes, which name no tokens."""
         subkey = self._subkey(header[0], int.from_bytes(header[5:7], "big"), context)
         return primitives.opener(subkey.reveal()), value_aad(header, self.identity, context)
+
+    def token(self, index: str, form: Form, message: bytes | None, generation: int | None = None) -> bytes:
+        """Return the blind-index token of a message, 16 bytes.
+
+        Args:
+            index: The index's name.
+            form: How the column's values become tokens.
+            message: From `Form.message` or `Form.asked`.
+            generation: Of the index key; by default the one that makes tokens now.
+
+        Raises:
+            KeyNotFoundError: the keyset holds no index key of this generation.
+        """
+        generation = self.index_generation if generation is None else generation
+        return token(self._index_subkey(generation, index, form.text).reveal(), form, message)
+
+    @property
+    def index_generations(self) -> frozenset[int]:
+        """The generations of index keys that this keyset holds."""
+        return frozenset(self._index_keys)
 
     def seal(self, context: str, codec: int, plaintext: bytes) -> bytes:
         """Return the sealed value of encoded plaintext, 38 bytes longer. It is not counted."""
@@ -212,6 +245,22 @@ class Keyset:
             return decrypt(sealed[start : start + IV_BYTES], sealed[start + IV_BYTES :], aad)
         except primitives.INVALID_TAG:
             return None
+
+    def _index_subkey(self, generation: int, index: str, form: str) -> Secret:
+        key = (generation, index, form)
+        found = self._index_subkeys.get(key)
+        if found is None:
+            index_key = self._index_keys.get(generation)
+            if index_key is None:
+                raise KeyNotFoundError(
+                    f"tenant {self.tenant!r} has no index key {generation or ''}".rstrip(),
+                    hint=f"it gets one when it is rotated: pii-vault key rotate {self.tenant}",
+                )
+            derived = primitives.derive(
+                index_key.reveal(), "index", index_context(ALGORITHM, self.identity, index, form)
+            )
+            found = self._index_subkeys.setdefault(key, Secret(derived))
+        return found
 
     def _subkey(self, suite: int, version: int, context: str) -> Secret:
         key = (suite, version, context)

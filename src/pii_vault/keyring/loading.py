@@ -14,7 +14,7 @@ from ..keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
 from ..keystore import KeyStore, Snapshot
 from ..kms import KmsKey, KmsProvider
 from ..metering import Metering
-from ..sealing import NO_VERSION, Keyset
+from ..sealing import NO_GENERATION, NO_VERSION, Keyset
 from .terms import Clock, Terms
 
 
@@ -101,6 +101,7 @@ class Loader:
             raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
         kek = self.unwrap_kek(tenant, snapshot.kek)
         record = active_record(kek, snapshot.keys, Purpose.DATA)
+        index_record = active_record(kek, snapshot.keys, Purpose.INDEX)
         # Without an active key there is nothing to seal with; what was sealed before opens as ever.
         active = record.version if record is not None else NO_VERSION
         if record is not None:
@@ -111,6 +112,8 @@ class Loader:
             active,
             unwrap_all(kek, snapshot.keys, Purpose.DATA),
             ended=ended(snapshot.keys, Purpose.DATA),
+            index_keys=unwrap_all(kek, snapshot.keys, Purpose.INDEX),
+            index_generation=index_record.version if index_record is not None else NO_GENERATION,
             deadline=sent + terms.lifetime,
             wall_deadline=sent_wall + terms.lifetime,
             good_until=sent + terms.unasked,

@@ -106,6 +106,11 @@ class Change:
             insert(key_use).values(tenant_uid=self._uid, purpose=new.purpose, version=new.version, reserved=0)
         )
 
+    def add_active_key(self, record: KeyRecord) -> None:
+        """Store a new key and make it ACTIVE at once, where the tenant has none of its purpose yet."""
+        self.add_key(record)
+        self.activate(record)
+
     def activate(self, record: KeyRecord) -> None:
         """Make a PRE_ACTIVE key ACTIVE with the record's proof; its predecessor was deactivated before."""
         proof = ("epoch", "activation_mac", "activated_at", "due_at")

@@ -1,4 +1,4 @@
-"""Make keys: a KEK, a data key, the proof that a data key was made ACTIVE. Nothing is stored here.
+"""Make keys: a KEK, a data or index key, the proof that such a key was made ACTIVE. Nothing is stored here.
 
 Every key's bytes come from a live call to the customer's KMS (`GenerateDataKey`): the customer's consent and its audit
 trail stand at every new key.
@@ -44,16 +44,36 @@ def new_key(parts: Parts, snapshot: Snapshot, kek: Kek, reason: Reason) -> KeyRe
     Raises:
         KeyStateError: the tenant has used up all 65535 versions.
     """
-    tenant = snapshot.tenant
     previous = max((key.version for key in snapshot.data_keys), default=None)
+    if previous == MAX_VERSION:
+        raise KeyStateError(f"tenant {snapshot.tenant.name!r} has used up all {MAX_VERSION} data-key versions")
+    return _new_key(parts, snapshot.tenant, kms_key(snapshot.tenant, snapshot.kek), kek, reason, Purpose.DATA, previous)
+
+
+def first_index_key(parts: Parts, tenant: TenantRecord, address: KmsKey, kek: Kek) -> KeyRecord:
+    """Make the first index key of a tenant, as it is once ACTIVE; it has no day on which it is due.
+
+    It is opened once again before it counts: what cannot be opened is never stored.
+    """
+    record = _new_key(parts, tenant, address, kek, Reason.INITIAL, Purpose.INDEX, None)
+    kek.unwrap(record)
+    return _activated(kek, record, epoch=1, now=parts.now(), due_at=None)
+
+
+def _new_key(
+    parts: Parts,
+    tenant: TenantRecord,
+    address: KmsKey,
+    kek: Kek,
+    reason: Reason,
+    purpose: Purpose,
+    previous: int | None,
+) -> KeyRecord:
     version = 1 if previous is None else previous + 1
-    if version > MAX_VERSION:
-        raise KeyStateError(f"tenant {tenant.name!r} has used up all {MAX_VERSION} data-key versions")
-    address = kms_key(tenant, snapshot.kek)
-    generated = parts.kms.generate(address, kms_context(tenant.identity, Purpose.DATA, version))
-    iv, encrypted, commitment = kek.wrap(Purpose.DATA, version, Secret(generated.plaintext))
+    generated = parts.kms.generate(address, kms_context(tenant.identity, purpose, version))
+    iv, encrypted, commitment = kek.wrap(purpose, version, Secret(generated.plaintext))
     return KeyRecord(
-        purpose=Purpose.DATA,
+        purpose=purpose,
         version=version,
         state=KeyState.PRE_ACTIVE,
         kek_generation=kek.generation,
@@ -76,13 +96,17 @@ def new_key(parts: Parts, snapshot: Snapshot, kek: Kek, reason: Reason) -> KeyRe
 def activated(snapshot: Snapshot, kek: Kek, record: KeyRecord, *, now: datetime, period: timedelta) -> KeyRecord:
     """Return a PRE_ACTIVE record as it is once ACTIVE: with its proof, and the day on which its successor is due."""
     epoch = max((key.epoch for key in snapshot.data_keys), default=0) + 1
+    return _activated(kek, record, epoch=epoch, now=now, due_at=now + period)
+
+
+def _activated(kek: Kek, record: KeyRecord, *, epoch: int, now: datetime, due_at: datetime | None) -> KeyRecord:
     return replace(
         record,
         state=KeyState.ACTIVE,
         epoch=epoch,
         activation_mac=kek.activation_mac(record.purpose, record.version, epoch, record.commitment),
         activated_at=now,
-        due_at=now + period,
+        due_at=due_at,
     )
 
 

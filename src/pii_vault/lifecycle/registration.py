@@ -23,7 +23,7 @@ MAX_DAYS = 3650
 
 
 def add_tenant(parts: Parts, name: str, key: KmsKey, policy: Policy, *, shared_key: bool = False) -> TenantRecord:
-    """Register a tenant, with a KEK and a first data key from its KMS.
+    """Register a tenant, with a KEK, an index key and a first data key from its KMS.
 
     Processes that register the same tenant at once end with one tenant and one key; one that was killed half-way is
     finished by the next. Registering again with the same KMS key changes nothing.
@@ -202,9 +202,11 @@ def _register(parts: Parts, name: str, key: KmsKey, policy: Policy) -> Snapshot:
     parts.kms.check_role(key)
     identity = Identity(parts.store.app_uid(), primitives.random_uid(), primitives.random_u32())
     tenant = TenantRecord(identity, name, suspended=False, created_at=parts.now(), policy=policy.expecting(key.arn))
-    record, _ = issue.new_kek(parts, tenant, key, generation=1)
+    record, kek = issue.new_kek(parts, tenant, key, generation=1)
+    index_key = issue.first_index_key(parts, tenant, key, kek)
     page = parts.ledger.page(tenant)
     with parts.store.new_tenant(tenant) as change:
         change.add_kek(record)
-        page.write(change, Event.TENANT_ADDED, tenant=tenant, keks=[record])
+        change.add_active_key(index_key)
+        page.write(change, Event.TENANT_ADDED, tenant=tenant, keks=[record], keys=[index_key])
     return parts.store.load(name)

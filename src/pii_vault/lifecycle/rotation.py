@@ -14,7 +14,8 @@ from datetime import datetime
 from ..audit.facts import Event
 from ..errors import KeyRecordError, KeyValidationError, TenantSuspendedError
 from ..hierarchy import Kek
-from ..keys import KeyRecord, KeyState
+from ..keyring import kms_key
+from ..keys import KeyRecord, KeyState, Purpose
 from ..keystore import Snapshot, SupersededError
 from . import issue
 from .parts import Parts, Reason, decided
@@ -127,14 +128,24 @@ def activate(parts: Parts, name: str, record: KeyRecord, reason: Reason, kek: Ke
         _withdraw(parts, snapshot, stored, error)
         raise
     now, before = parts.now(), snapshot.active
+    index_keys = _index_key_of_an_older_tenant(parts, snapshot, kek)
     after = issue.activated(snapshot, kek, record, now=now, period=issue.period(parts, snapshot))
     page = parts.ledger.page(snapshot.tenant, snapshot)
     with parts.store.change(snapshot) as change:
         ended = [change.deactivate(before, now)] if before is not None else []
         change.activate(after)
-        page.write(change, Event.KEY_ACTIVATED, reason=reason, keys=[*ended, after])
+        for index_key in index_keys:
+            change.add_active_key(index_key)
+        page.write(change, Event.KEY_ACTIVATED, reason=reason, keys=[*ended, after, *index_keys])
     parts.keyring.evict(name)
     return _outcome(name, after, _version(before), reason, made=True)
+
+
+def _index_key_of_an_older_tenant(parts: Parts, snapshot: Snapshot, kek: Kek) -> list[KeyRecord]:
+    """Make the index key that tenants have from the beginning, for one that was registered by an earlier release."""
+    if any(key.purpose is Purpose.INDEX for key in snapshot.keys):
+        return []
+    return [issue.first_index_key(parts, snapshot.tenant, kms_key(snapshot.tenant, snapshot.kek), kek)]
 
 
 def usable(parts: Parts, name: str) -> Snapshot:
