@@ -185,7 +185,7 @@ def test_the_kms_is_asked_when_the_page_says(
         return enter
 
     # One AssumeRole is the one that must be refused.
-    new_tenant = {"AssumeRole": 2, "GenerateDataKey": 2, "Decrypt": 3, "DescribeKey": 1}
+    new_tenant = {"AssumeRole": 2, "GenerateDataKey": 3, "Decrypt": 3, "DescribeKey": 1}
     assert asked(register) == new_tenant
     assert asked_of_the_platform(lambda: register("glob", another)) == {"GenerateDataKey": 1}
     assert asked(register) == {}

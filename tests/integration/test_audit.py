@@ -435,7 +435,9 @@ def test_a_tenant_that_is_older_than_the_log_begins_its_chain_at_its_next_change
     assert written(aged) == [("chain.begun", ""), ("key.created", "forced"), ("key.activated", "forced")]
     begun = vault.audit.entries("acme")[0]
     assert begun.actor == ACTOR
-    assert [(key["version"], key["state"]) for key in begun.details["keys"]] == [(1, "deactivated"), (2, "active")]
+    assert [(key["purpose"], key["version"], key["state"]) for key in begun.details["keys"]] == [
+        *(("data", 1, "deactivated"), ("data", 2, "active"), ("index", 1, "active"))
+    ]
     assert [kek["generation"] for kek in begun.details["keks"]] == [1]
     assert begun.details["tenant"]["name"] == "acme"
     assert found(aged) == IN_ORDER
@@ -443,7 +445,8 @@ def test_a_tenant_that_is_older_than_the_log_begins_its_chain_at_its_next_change
     anchor = vault.audit.anchor("acme")
     vault.suspend("acme")
     assert vault.audit.verify("acme", anchor).problems == IN_ORDER
-    change(aged, update(keys).where(mine(keys, uid(aged)), keys.c.version == 1).values(created_by="eve"))
+    first = (mine(keys, uid(aged)), keys.c.purpose == "data", keys.c.version == 1)
+    change(aged, update(keys).where(*first).values(created_by="eve"))
     assert found(aged) == ("data key version 1: created_by is eve, the log says somebody",)
 
 

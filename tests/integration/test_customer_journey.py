@@ -123,7 +123,7 @@ def test_every_request_names_a_whole_arn_and_holds_five_opaque_entries(build: Ca
     seen = [call for call in kms.calls if call.operation in _CRYPTO]
     assert {call.operation for call in seen} == set(_CRYPTO)
     owners = {customer.arn for customer in application.customers.values()} | {kms.platform_key()}
-    purposes = {"kek", "data", "audit", "audit-root"}
+    purposes = {"kek", "data", "index", "audit", "audit-root"}
     for call in seen:
         assert call.key in owners
         assert set(call.context) == _CONTEXT

@@ -110,7 +110,9 @@ def test_processes_that_register_one_tenant_at_once_end_with_one_key(world: Worl
     assert errors == [""] * 5, "\n".join(errors)
     with world.engine.connect() as connection:
         uid = connection.scalars(select(tenants.c.uid).where(tenants.c.name == "new")).one()
-        count = connection.scalar(select(func.count()).select_from(keys).where(keys.c.tenant_uid == uid))
+        count = connection.scalar(
+            select(func.count()).select_from(keys).where(keys.c.tenant_uid == uid, keys.c.purpose == "data")
+        )
     assert count == 1
     with world.session("new") as session:
         assert [note.body for note in session.scalars(select(Note))] == ["by one of several"] * 5
@@ -124,7 +126,9 @@ def test_processes_that_rotate_at_once_make_each_version_once(world: World) -> N
     with world.engine.connect() as connection:
         uid = connection.scalars(select(tenants.c.uid).where(tenants.c.name == "acme")).one()
         rows = connection.execute(
-            select(keys.c.version, keys.c.state).where(keys.c.tenant_uid == uid).order_by(keys.c.version)
+            select(keys.c.version, keys.c.state)
+            .where(keys.c.tenant_uid == uid, keys.c.purpose == "data")
+            .order_by(keys.c.version)
         ).all()
     assert [version for version, _ in rows] == list(range(1, len(rows) + 1))
     assert [state for _, state in rows] == ["deactivated"] * (len(rows) - 1) + ["active"]
@@ -149,7 +153,7 @@ def test_rotations_killed_at_any_moment_leave_what_the_next_one_goes_on_from(wor
             session.add(Note(body=f"after {number}"))
     newest = world.vault.rotate("acme").version
     with world.engine.connect() as connection:
-        mine = keys.c.tenant_uid == acme(world)
+        mine = (keys.c.tenant_uid == acme(world)) & (keys.c.purpose == "data")
         rows = connection.execute(select(keys.c.version, keys.c.state).where(mine).order_by(keys.c.version)).all()
     assert [version for version, _ in rows] == list(range(1, newest + 1))
     assert [state for _, state in rows] == ["deactivated"] * (newest - 1) + ["active"]
@@ -228,7 +232,9 @@ def put_in_state(world: World, state: KeyState) -> None:
     for step in steps:
         values = {"state": step} | ({"encrypted_key": b""} if step == "destroyed" else {})
         with world.engine.begin() as connection:
-            connection.execute(update(keys).where(keys.c.tenant_uid == acme(world)).values(**values))
+            connection.execute(
+                update(keys).where(keys.c.tenant_uid == acme(world), keys.c.purpose == "data").values(**values)
+            )
 
 
 def acme(world: World) -> bytes:
@@ -247,7 +253,7 @@ def test_the_database_lets_a_key_only_move_forward(world: World, before: KeyStat
         values["encrypted_key"] = b"x" * 48
     elif after is KeyState.DESTROYED:
         values["encrypted_key"] = b""
-    statement = update(keys).where(keys.c.tenant_uid == acme(world)).values(**values)
+    statement = update(keys).where(keys.c.tenant_uid == acme(world), keys.c.purpose == "data").values(**values)
     if after in TRANSITIONS[before]:
         with world.engine.begin() as connection:
             assert connection.execute(statement).rowcount == 1
@@ -270,7 +276,7 @@ def test_the_database_lets_nobody_empty_or_replace_key_records(world: World) -> 
 
 def test_the_database_refuses_what_no_key_record_may_be(world: World) -> None:
     uid = acme(world)
-    mine = keys.c.tenant_uid == uid
+    mine = (keys.c.tenant_uid == uid) & (keys.c.purpose == "data")
     refused(world, keys.delete().where(mine))
     refused(world, keks.delete().where(keks.c.tenant_uid == uid))
     refused(world, update(keys).where(mine).values(commitment=b"x" * 32))

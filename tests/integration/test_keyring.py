@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, String, event, select, text, update
+from sqlalchemy import Engine, String, delete, event, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.clocks import Clocks
 from tests.support.world import World
@@ -29,7 +29,7 @@ from pii_vault.errors import (
 )
 from pii_vault.keyring import UNKNOWN_VERSIONS, Keyring
 from pii_vault.keyring.terms import REFUSED_SECONDS
-from pii_vault.keystore.schema import keks, keys, tenants
+from pii_vault.keystore.schema import keks, key_use, keys, tenants
 from pii_vault.kms import KmsKey
 
 
@@ -230,7 +230,12 @@ def test_a_suspended_tenant_is_refused(build: Callable[..., World]) -> None:
 def test_a_changed_key_record_gives_an_error_and_no_value(build: Callable[..., World], values: dict[str, Any]) -> None:
     world = build(ttl=0)
     write(world, "sealed")
-    change(world, update(keys).where(keys.c.tenant_uid == uid(world)).values(**values))
+    mine = keys.c.tenant_uid == uid(world)
+    if "purpose" in values:  # two keys of one purpose that are active are refused by the database
+        change(
+            world, delete(key_use).where(key_use.c.purpose == "index"), delete(keys).where(keys.c.purpose == "index")
+        )
+    change(world, update(keys).where(mine, keys.c.purpose == "data").values(**values))
     for use in (lambda: read(world), lambda: write(world, "never")):
         with pytest.raises((KeyRecordError, KeyStateError, KeyNotFoundError)):
             use()
@@ -242,7 +247,7 @@ def test_a_changed_key_record_gives_an_error_and_no_value(build: Callable[..., W
 def test_without_an_active_key_nothing_is_sealed_and_all_opens(build: Callable[..., World], state: str) -> None:
     world = build(ttl=0)
     write(world, "sealed")
-    change(world, update(keys).where(keys.c.tenant_uid == uid(world)).values(state=state))
+    change(world, update(keys).where(keys.c.tenant_uid == uid(world), keys.c.purpose == "data").values(state=state))
     with pytest.raises(KeyStateError, match="tenant 'acme' has no active data key"):
         write(world, "never")
     assert read(world) == ["sealed"]
@@ -266,8 +271,14 @@ def test_key_records_swapped_between_tenants_open_nothing(build: Callable[..., W
     write(world, "of acme")
     columns = [keys.c.encrypted_key, keys.c.iv, keys.c.commitment, keys.c.activation_mac]
     with world.engine.connect() as connection:
-        glob = connection.execute(select(*columns).where(keys.c.tenant_uid == uid(world, "glob"))).mappings().one()
-    change(world, update(keys).where(keys.c.tenant_uid == uid(world)).values(**glob))
+        glob = (
+            connection.execute(
+                select(*columns).where(keys.c.tenant_uid == uid(world, "glob"), keys.c.purpose == "data")
+            )
+            .mappings()
+            .one()
+        )
+    change(world, update(keys).where(keys.c.tenant_uid == uid(world), keys.c.purpose == "data").values(**glob))
     with pytest.raises(KeyRecordError):
         read(world)
 
@@ -276,12 +287,16 @@ def test_a_key_table_that_was_rolled_back_is_not_sealed_with(build: Callable[...
     world = build(ttl=0)
     write(world, "version 1")
     with world.engine.connect() as connection:
-        before = dict(connection.execute(select(keys).where(keys.c.tenant_uid == uid(world))).mappings().one())
+        before = dict(
+            connection.execute(select(keys).where(keys.c.tenant_uid == uid(world), keys.c.purpose == "data"))
+            .mappings()
+            .one()
+        )
     assert world.vault.rotate("acme").version == 2
     write(world, "version 2")
     change(
         world,
-        keys.delete().where(keys.c.tenant_uid == uid(world)),
+        keys.delete().where(keys.c.tenant_uid == uid(world), keys.c.purpose == "data"),
         keys.insert().values(**before),
     )
     with pytest.raises(KeyRecordError, match="rolled back"):
@@ -295,7 +310,7 @@ def test_a_process_that_opens_a_newer_value_does_not_seal_with_an_older_key(
     write(world, "version 1")
     world.vault.rotate("acme")
     write(world, "version 2")
-    mine = keys.c.tenant_uid == uid(world)
+    mine = (keys.c.tenant_uid == uid(world)) & (keys.c.purpose == "data")
     change(
         world,
         update(keys).where(mine, keys.c.version == 2).values(state="pre_active", epoch=0, activation_mac=b""),

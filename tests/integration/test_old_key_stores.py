@@ -105,6 +105,9 @@ def test_what_an_earlier_release_sealed_opens_and_its_log_verifies(old: tuple[Va
     assert opened == [each["opened"] for each in OLD["values"]]
     vault.set_terms("acme", ttl=60)
     assert vault.rotate("acme").version == 3
+    with vault.tenant("acme") as scope:
+        assert scope.keyset is not None
+        assert scope.keyset.index_generation == 1  # it had none, and nothing of that release needs one
     assert vault.audit.verify("acme").problems == ()
 
 

@@ -300,7 +300,7 @@ def test_a_new_kek_wraps_every_living_key_and_the_old_one_opens_nothing_any_more
     vault.rotate_due(ahead=timedelta(days=400))
     before, rows = process.records(), process.rows()
     living = {2: "compromised", 3: "deactivated", 4: "active", 5: "pre_active"}
-    assert {key.version: str(key.state) for key in before.keys} == {1: "destroyed", **living}
+    assert {key.version: str(key.state) for key in before.data_keys} == {1: "destroyed", **living}
     identity, old_kek = before.tenant.identity, vault._keyring.unwrap_kek(before.tenant, before.kek)
     context = kms_context(identity, KEK_PURPOSE, 1)
     stolen = Secret(local.kms.unwrap(KmsKey(before.kek.kms_key_arn), before.kek.wrapped, context))

@@ -159,7 +159,7 @@ def test_whatever_comes_between_two_transactions_of_a_re_wrap_or_a_rotation_both
                 assert number > 2
                 break
             local.check(name)
-            assert len(local.records(name).keys) == 1 + rotations
+            assert len(local.records(name).data_keys) == 1 + rotations
             assert local.restarted().read(name) == ["ada@example.com"]
 
 

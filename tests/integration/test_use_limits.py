@@ -64,7 +64,7 @@ def uid(world: World, tenant: str = "acme") -> bytes:
 
 def counted(world: World, version: int = 1) -> int:
     """How many uses the key store counts."""
-    mine = (key_use.c.tenant_uid == uid(world)) & (key_use.c.version == version)
+    mine = (key_use.c.tenant_uid == uid(world)) & (key_use.c.purpose == "data") & (key_use.c.version == version)
     with world.engine.connect() as connection:
         return connection.scalars(select(key_use.c.reserved).where(mine)).one()
 

@@ -447,7 +447,7 @@ def test_a_missing_version_fails_one_check_and_the_new_version_is_withdrawn(buil
     app = build()
     app.vault.rotate("acme")
     uses = text("DELETE FROM pii_vault_key_use WHERE version = 1")
-    app.change(uses, keys.delete().where(keys.c.version == 1))
+    app.change(uses, keys.delete().where(keys.c.purpose == "data", keys.c.version == 1))
     app.bodies.clear()
     with app.engine.begin() as connection:
         connection.execute(text("DELETE FROM notes"))
@@ -467,12 +467,14 @@ def test_a_changed_record_fails_one_check_and_is_withdrawn_if_it_waits(build: Bu
     original = app.records().active
     assert original is not None
     says = "data key version {} fails its authentication"
-    app.change(update(keys).where(keys.c.version == 1).values(**values))
+    app.change(update(keys).where(keys.c.purpose == "data", keys.c.version == 1).values(**values))
     assert says.format(1) in only(app, "key-commitment")
     assert app.not_made() == {"key-is-new", "canary"}
     app.change(
-        update(keys).where(keys.c.version == 1).values(iv=original.iv, encrypted_key=original.encrypted_key),
-        update(keys).where(keys.c.version == 2).values(**values),
+        update(keys)
+        .where(keys.c.purpose == "data", keys.c.version == 1)
+        .values(iv=original.iv, encrypted_key=original.encrypted_key),
+        update(keys).where(keys.c.purpose == "data", keys.c.version == 2).values(**values),
     )
     with pytest.raises(KeyRecordError, match=says.format(2)):
         app.vault.rotate("acme")
@@ -492,8 +494,8 @@ def test_an_older_version_that_was_put_back_fails_one_check(build: Build) -> Non
     app = build()
     app.vault.rotate("acme")
     app.change(
-        update(keys).where(keys.c.version == 2).values(state="deactivated"),
-        update(keys).where(keys.c.version == 1).values(state="active"),
+        update(keys).where(keys.c.purpose == "data", keys.c.version == 2).values(state="deactivated"),
+        update(keys).where(keys.c.purpose == "data", keys.c.version == 1).values(state="active"),
     )
     assert "a later data key than version 1 was active before" in only(app, "activation-proof")
 
@@ -517,7 +519,9 @@ def test_a_kms_that_gives_the_same_bytes_twice_fails_one_check_and_the_version_i
 def test_a_destroyed_version_cannot_be_compared_and_is_left_out(build: Build) -> None:
     app = build()
     app.vault.rotate("acme")
-    app.change(update(keys).where(keys.c.version == 1).values(state="destroyed", encrypted_key=b""))
+    app.change(
+        update(keys).where(keys.c.purpose == "data", keys.c.version == 1).values(state="destroyed", encrypted_key=b"")
+    )
     assert app.failed() == {}
     assert app.vault.rotate("acme").version == 3
 

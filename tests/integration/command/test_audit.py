@@ -49,7 +49,7 @@ def test_the_log_says_who_did_what_and_to_which_keys(two: Operator) -> None:
     ]
     log = two.rows("audit", "log", "acme")
     assert [row[0] for row in log] == ["1", "2", "3", "4", "5"]
-    assert log[0][2:] == ["ops@example.com", "tenant.added", "", "KEK 1 active"]
+    assert log[0][2:] == ["ops@example.com", "tenant.added", "", "KEK 1 active, index key 1 active"]
     assert log[4][2:] == ["ada", "key.activated", "forced", "data key 1 deactivated, data key 2 active"]
     assert [row[0] for row in two.rows("audit", "log", "acme", "--after", "2", "--limit", "2")] == ["3", "4"]
     assert two.rows("audit", "log", "acme", "--after", "99") == []
