@@ -40,3 +40,17 @@ def test_coroutines_that_wait_for_one_tenant_s_keys_cost_one_call_and_one_thread
     figures = json.loads(done.stdout)
     assert (figures["kms_calls"], figures["threads"]) == (1, 1)
     assert figures.keys() >= {"longest_stall_ms", "longest_stall_idle_ms"}
+
+
+def test_the_keyring_holds_what_it_is_given_room_for() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "keyring.py"), "--json", "--tenants", "12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(done.stdout)
+    assert {count: each["held"] for count, each in figures["tenants"].items()} == {"1": 1, "10": 10, "12": 12}
+    assert figures["kept_at_most"] == 10_000
+    assert figures.keys() >= {"hit_ratio", "miss_ratio", "bytes_each"}
