@@ -8,6 +8,7 @@ a header; there is no scope that covers several tenants.
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final
@@ -100,13 +101,13 @@ class Scope:
         """Return a fresh keyset, asking key store and KMS when the present one has expired or was evicted."""
         keyring = self._keyring
         if keyring.is_behind():
-            if concurrency.in_greenlet():
+            if in_greenlet():
                 concurrency.await_only(asyncio.to_thread(keyring.catch_up))
             elif not _on_event_loop():  # there, the next statement asks
                 keyring.catch_up()
         keyset = self.keyset
         if keyset is None or not keyring.fresh(keyset):
-            if concurrency.in_greenlet():
+            if in_greenlet():
                 keyset = concurrency.await_only(coroutines.get(keyring, self.tenant))
             else:
                 keyset = keyring.get(self.tenant)
@@ -156,6 +157,11 @@ class Scope:
             f"the scope of tenant {self.tenant!r} was left in another context than it was entered in, or out of order",
             hint="do not hold a scope open across a yield; enter and leave it in the same function",
         )
+
+
+def in_greenlet() -> bool:
+    """Say whether SQLAlchemy runs this for a coroutine; nothing does where greenlet, which is optional, is missing."""
+    return sys.modules.get("greenlet") is not None and concurrency.in_greenlet()
 
 
 def _on_event_loop() -> bool:

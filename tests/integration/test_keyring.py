@@ -326,6 +326,40 @@ def test_a_process_that_opens_a_newer_value_does_not_seal_with_an_older_key(
     fresh.vault.close()
 
 
+_WITHOUT_GREENLET = """
+import sys
+sys.modules["greenlet"] = None  # as where it is not installed
+from sqlalchemy import create_engine, select
+sys.path.insert(0, {folder!r})
+from test_keyring import Base, Clocks, Note
+from pii_vault import LocalKms, Vault
+from sqlalchemy.orm import Session
+clocks = Clocks()
+vault = Vault(sys.argv[1], kms=LocalKms(sys.argv[2]), clock=clocks.as_clock)
+engine = create_engine(sys.argv[1])
+vault.attach(engine, tenant_column="tenant_id")
+query = select(Note.body).where(Note.tenant_id == "acme").execution_options(yield_per=1)
+with vault.tenant("acme"), Session(engine) as session:
+    session.add_all(Note(tenant_id="acme", body=str(number)) for number in range(3))
+    session.flush()
+    rows = iter(session.scalars(query))
+    seen = [next(rows)]
+    clocks.pass_(300)  # the keys expire in the middle of a stream,
+    seen += rows
+    clocks.pass_(300)  # and before a statement
+    print(seen, session.scalars(query).all())
+"""
+
+
+def test_a_synchronous_application_needs_no_greenlet(build: Callable[..., World], tmp_path: Path) -> None:
+    world = build()
+    script = _WITHOUT_GREENLET.format(folder=str(Path(__file__).parent))
+    arguments = [sys.executable, "-c", script, world.url, str(tmp_path / "kms.json")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "['0', '1', '2'] ['0', '1', '2']\n"
+
+
 def test_so_many_keysets_are_held_and_who_uses_another_one_goes_on_with_it(
     build: Callable[..., World], unwraps: list[str]
 ) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.util import concurrency
 
 from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
-from ..scope import OWN_STATEMENTS, Scope, no_tenant
+from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
 from . import checker
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .comparator import refused
@@ -156,7 +156,7 @@ def warm(scope: Scope, need: int = 0) -> None:
     """Make the scope ready, and for sealing `need` values, off the event loop where there is one."""
     if scope.is_ready(need):
         return
-    if concurrency.in_greenlet():
+    if in_greenlet():
         concurrency.await_only(scope.become_ready(need))
     else:
         scope.get_ready(need)
