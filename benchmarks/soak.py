@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,9 @@ class Soak:
         seconds = time.monotonic() - start
         self._say("stopping")
         for worker in self._workers:
-            self._unless_lost(worker, lambda worker=worker: worker.say("stop"))  # type: ignore[misc]
+            self._unless_lost(worker, partial(worker.say, "stop"))
         for worker in self._workers:
-            self._unless_lost(worker, lambda worker=worker: self._note(*worker.hear()))  # type: ignore[misc]
+            self._unless_lost(worker, partial(self._hear_out, worker))
         self._unless_lost(self._kms, self._end_torment)
         return seconds, interrupted
 
@@ -140,7 +141,8 @@ class Soak:
         finally:
             application.close()
 
-    def _note(self, count: Counter[str], samples: dict[str, str]) -> None:
+    def _hear_out(self, worker: Child) -> None:
+        count, samples = worker.hear()
         self._surprises.update(count)
         self.samples |= samples
 

@@ -17,6 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -162,7 +163,7 @@ class Visitor(threading.Thread):
             with self._application.vault.tenant(name):
                 while time.monotonic() < until and not self._ended.is_set():
                     kind, use = self._random.choice(((Kind.OPEN, self._look), (Kind.SEAL, self._add)))
-                    self._try(tenant, kind, lambda use=use: self._transaction(name, use))  # type: ignore[misc]
+                    self._try(tenant, kind, partial(self._transaction, name, use))
                     self._ended.wait(self._random.uniform(0.05, 0.2))
             return 0, 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -50,12 +51,12 @@ class Reason(StrEnum):
     FULL = "full"
 
 
-class Holder:
+class Holder(ABC):
     """Who holds keysets; what is said of it is asked for when somebody collects."""
 
+    @abstractmethod
     def held(self) -> tuple[int, float]:
         """Return how many keysets are held, and how many seconds ago the oldest one was asked for."""
-        raise NotImplementedError
 
 
 class Telemetry:

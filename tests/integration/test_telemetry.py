@@ -32,9 +32,9 @@ READER = InMemoryMetricReader()
 SPANS = InMemorySpanExporter()
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _sdk() -> None:
-    """OpenTelemetry's own SDK, which a process sets up once."""
+    """OpenTelemetry's own SDK, which a process sets up once, also when it comes to this module a second time."""
     metrics.set_meter_provider(MeterProvider([READER]))
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(SPANS))

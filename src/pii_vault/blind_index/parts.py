@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from ..errors import ConfigurationError
@@ -9,17 +10,18 @@ from ..errors import ConfigurationError
 _MOST = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(ABC):
     """The part of a text by which it is found."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def of(self, text: str) -> str | None:
         """Return the part of a normalised text; None where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text(self) -> str:
         """Return how a form names this part."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Whole(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix(Part):
-    """Its first characters, or all of it if it is shorter.
+class _Characters(Part):
+    """So many characters at one end, or all of the text if it is shorter.
 
     Args:
         count: How many Unicode code points.
@@ -46,7 +48,14 @@ class Prefix(Part):
     count: int
 
     def __post_init__(self) -> None:
-        _check(self.count)
+        if not 1 <= self.count <= _MOST:
+            raise ConfigurationError(f"a part of a text has 1 to {_MOST} characters")
+
+
+class Prefix(_Characters):
+    """Its first characters, or all of it if it is shorter: `Prefix(3)`."""
+
+    __slots__ = ()
 
     def of(self, text: str) -> str:
         """Return the first characters."""
@@ -57,18 +66,10 @@ class Prefix(Part):
         return f"prefix({self.count})"
 
 
-@dataclass(frozen=True, slots=True)
-class LastChars(Part):
-    """Its last characters, or all of it if it is shorter.
+class LastChars(_Characters):
+    """Its last characters, or all of it if it is shorter: `LastChars(4)`."""
 
-    Args:
-        count: How many Unicode code points.
-    """
-
-    count: int
-
-    def __post_init__(self) -> None:
-        _check(self.count)
+    __slots__ = ()
 
     def of(self, text: str) -> str:
         """Return the last characters."""
@@ -101,8 +102,3 @@ class After(Part):
     def text(self) -> str:
         """Return ``after(@)``."""
         return f"after({self.separator})"
-
-
-def _check(count: int) -> None:
-    if not 1 <= count <= _MOST:
-        raise ConfigurationError(f"a part of a text has 1 to {_MOST} characters")
