@@ -7,9 +7,15 @@ Compatibility of stored data: a value sealed by any release opens under every la
 """
 
 from ._version import __version__ as __version__
+from .blind_index import After as After
+from .blind_index import BlindIndex as BlindIndex
+from .blind_index import LastChars as LastChars
+from .blind_index import Prefix as Prefix
+from .blind_index import normaliser as normaliser
 from .errors import PiiVaultError as PiiVaultError
 from .kms.aws import AwsKms as AwsKms
 from .kms.local import LocalKms as LocalKms
+from .orm.matching import matching as matching
 from .orm.types import EncryptedArray as EncryptedArray
 from .orm.types import EncryptedBoolean as EncryptedBoolean
 from .orm.types import EncryptedBytes as EncryptedBytes

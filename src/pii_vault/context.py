@@ -88,8 +88,21 @@ def value_aad(header: bytes, identity: Identity, context: str, row_id: bytes | N
         context: The column's context id.
         row_id: The row's encoded primary key; given exactly when the suite is bound to the row (0xFB).
     """
-    aad = lp(_VALUE_LABEL, header, identity.app_uid, identity.tenant_uid, context.encode())
+    before, after = value_aad_around(len(header), identity, context)
+    aad = before + header + after
     return aad if row_id is None else aad + lp(row_id)
+
+
+def value_aad_around(header_bytes: int, identity: Identity, context: str) -> tuple[bytes, bytes]:
+    """Return what stands before and after the header and the tokens in the additional data of a column's values.
+
+    Args:
+        header_bytes: How long the header and the tokens are together.
+        identity: Whose values they are.
+        context: The column's context id.
+    """
+    before = lp(_VALUE_LABEL) + header_bytes.to_bytes(4, "big")
+    return before, lp(identity.app_uid, identity.tenant_uid, context.encode())
 
 
 def index_context(algorithm: int, identity: Identity, index: str, form: str) -> bytes:

@@ -9,6 +9,8 @@
     │   └── TenantMismatchError         somebody else: a row, a session or a value of another tenant
     ├── EncodingError                   the value does not fit the column's type (also a ValueError)
     ├── UnsupportedOperationError       SQL that a sealed column cannot answer; says what can
+    ├── BlindIndexError                 a column is not searched now: the answer could be wrong
+    │   └── IndexNotReadyError          some values have no token yet; says how many
     ├── OpenError                       stored bytes could not be turned back into a value
     │   ├── FormatError                 they are not a sealed value this release knows
     │   │   └── NotEncryptedError       they are not a sealed value at all
@@ -85,6 +87,24 @@ class EncodingError(PiiVaultError, ValueError):
 
 class UnsupportedOperationError(PiiVaultError):
     """A statement asks something of a sealed column that only the plaintext could answer."""
+
+
+class BlindIndexError(PiiVaultError):
+    """A blind index cannot be used now, because an answer could lack rows or count them twice."""
+
+
+class IndexNotReadyError(BlindIndexError):
+    """Some of a tenant's values have no token in this slot yet, and a query would miss them.
+
+    Attributes:
+        missing: How many values have none.
+        total: How many values there are.
+    """
+
+    def __init__(self, message: str, *, missing: int = 0, total: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.missing = missing
+        self.total = total
 
 
 class OpenError(PiiVaultError):

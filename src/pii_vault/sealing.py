@@ -8,15 +8,15 @@ the header, the additional data and the cipher, so that a value costs one dictio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Final, NoReturn, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn, TypeAlias
 
 from . import primitives
 from .allowance import Allowance
-from .blind_index import Form, token
-from .context import Identity, column_context, index_context, value_aad
-from .envelope import IV_BYTES, SUITE_COLUMN, Header, parse
-from .errors import ForeignValueError, FormatError, KeyNotFoundError, KeyStateError, OpenError
+from .blind_index import Form, ReadySlot, Slot, token
+from .context import Identity, column_context, index_context, value_aad, value_aad_around
+from .envelope import HEADER_BYTES, IV_BYTES, SUITE_COLUMN, TOKEN_BYTES, Header, parse
+from .errors import BlindIndexError, ForeignValueError, FormatError, KeyNotFoundError, KeyStateError, OpenError
 from .keys import ALGORITHM, KeyState, Secret
 
 Sealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes, Iterator[bytes]]
@@ -24,6 +24,17 @@ Sealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes, Iterator[bytes]]
 
 A plain tuple unpacks fastest.
 """
+
+Tokens: TypeAlias = Callable[[Any], bytes]
+"""Makes the tokens of one column's value, 16 bytes for each slot."""
+
+IndexedSealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes, bytes, Iterator[bytes], Tokens]
+"""Header, encrypt, what stands in the AAD before and after header and tokens, `Allowance.ivs`, tokens."""
+
+LIVE_GENERATIONS: Final = 2
+"""How many generations of index keys a tenant has at most, while one takes the place of another."""
+
+_EMPTY_SLOT: Final = bytes(TOKEN_BYTES)
 
 NO_GENERATION: Final = 0
 """The index generation of a keyset without an index key: it makes no tokens."""
@@ -33,6 +44,9 @@ NO_VERSION: Final = 0
 
 Opening: TypeAlias = tuple[primitives.Cipher, bytes]
 """Decrypt and AAD, prepared: ``decrypt(sealed[10:22], sealed[22:], aad)`` when there are no tokens."""
+
+IndexedOpening: TypeAlias = tuple[primitives.Cipher, bytes, bytes, slice, slice, slice]
+"""Decrypt, what stands in the AAD before and after header and tokens, and where these, the IV and the rest stand."""
 
 
 class Keyset:
@@ -58,6 +72,11 @@ class Keyset:
         overdue: Whether nobody could be asked for that when it was tried.
         sealings: Prepared by the column types, under names of theirs, for their hot path.
         openings: Likewise; under a column's name, by the 10 header bytes.
+        indexed_sealings: Likewise, for columns with tokens.
+        indexed_openings: Likewise.
+        lookups: Likewise: what makes the tokens that a query asks for.
+        ready: The slots in which all values have their token, by column and number.
+        searched: What a query has looked for with this keyset, after it was made sure that nothing is missed.
     """
 
     __slots__ = (
@@ -75,10 +94,15 @@ class Keyset:
         "good_until",
         "identity",
         "index_generation",
+        "indexed_openings",
+        "indexed_sealings",
+        "lookups",
         "openings",
         "overdue",
+        "ready",
         "refresh_at",
         "sealings",
+        "searched",
         "tenant",
         "wall_deadline",
         "wall_good_until",
@@ -101,6 +125,7 @@ class Keyset:
         ended: Mapping[int, KeyState] | None = None,
         index_keys: Mapping[int, Secret] | None = None,
         index_generation: int = NO_GENERATION,
+        ready: Iterable[ReadySlot] = (),
     ) -> None:
         self.tenant: Final = tenant
         self.identity: Final = identity
@@ -117,6 +142,11 @@ class Keyset:
         self.overdue = False
         self.sealings: Final[dict[str, Sealing]] = {}
         self.openings: Final[dict[str, dict[bytes, Opening]]] = {}
+        self.indexed_sealings: Final[dict[object, IndexedSealing]] = {}
+        self.indexed_openings: Final[dict[object, dict[bytes, IndexedOpening]]] = {}
+        self.lookups: Final[dict[object, Tokens]] = {}
+        self.ready: Final = {(slot.context, slot.number): slot for slot in ready}
+        self.searched: Final[set[object]] = set()
         self.index_generation: Final = index_generation
         self._keys: Final = dict(keys)
         self._index_keys: Final = dict(index_keys or {})
@@ -144,6 +174,7 @@ class Keyset:
         """Count what is sealed from now on with another allowance."""
         self.allowance = allowance
         self.sealings.clear()
+        self.indexed_sealings.clear()
 
     @property
     def versions(self) -> frozenset[int]:
@@ -158,15 +189,64 @@ class Keyset:
         """
         if not self.active:
             raise no_active_key(self.tenant)
+        self._check_slots(context, ())
         header = Header(SUITE_COLUMN, self.identity.keyset_id, self.active, codec).pack()
         subkey = self._subkey(SUITE_COLUMN, self.active, context)
         aad = value_aad(header, self.identity, context)
         return header, primitives.sealer(subkey.reveal()), aad, self.allowance.ivs
 
+    def indexed_sealing(self, context: str, codec: int, slots: Sequence[Slot | None]) -> IndexedSealing:
+        """Prepare the sealing of one column's values with the tokens of its slots.
+
+        Raises:
+            KeyStateError: there is no active version.
+            KeyNotFoundError: there is no index key.
+            BlindIndexError: other processes search the column by other slots than these.
+        """
+        if not self.active:
+            raise no_active_key(self.tenant)
+        self._check_slots(context, slots)
+        tokens = self._tokens(slots)
+        generation = self.index_generation
+        header = Header(SUITE_COLUMN, self.identity.keyset_id, self.active, codec, generation, len(slots)).pack()
+        subkey = self._subkey(SUITE_COLUMN, self.active, context)
+        before, after = value_aad_around(HEADER_BYTES + TOKEN_BYTES * len(slots), self.identity, context)
+        return header, primitives.sealer(subkey.reveal()), before, after, self.allowance.ivs, tokens
+
     def opening(self, context: str, header: bytes) -> Opening:
         """Prepare the opening of one column's values with exactly these 10 header bytes, which name no tokens."""
         subkey = self._subkey(header[0], int.from_bytes(header[5:7], "big"), context)
         return primitives.opener(subkey.reveal()), value_aad(header, self.identity, context)
+
+    def indexed_opening(self, context: str, header: bytes) -> IndexedOpening:
+        """Prepare the opening of one column's values with exactly these 10 header bytes."""
+        subkey = self._subkey(header[0], int.from_bytes(header[5:7], "big"), context)
+        end = HEADER_BYTES + TOKEN_BYTES * header[9]
+        before, after = value_aad_around(end, self.identity, context)
+        clear, iv, body = slice(end), slice(end, end + IV_BYTES), slice(end + IV_BYTES, None)
+        return primitives.opener(subkey.reveal()), before, after, clear, iv, body
+
+    def lookup(self, slot: Slot) -> Tokens:
+        """Return the function that makes the tokens by which a value is found: one for each live generation.
+
+        They stand in order of their generations, each 16 bytes; where there is one generation only, it stands twice,
+        so that a query is the same whether or not an index key is being replaced.
+
+        Raises:
+            KeyNotFoundError: there is no index key.
+        """
+        generations = sorted(self._index_keys) or [NO_GENERATION]
+        if len(generations) > LIVE_GENERATIONS:
+            raise BlindIndexError(f"tenant {self.tenant!r} has more than {LIVE_GENERATIONS} index keys")
+        subkeys = [self._index_subkey(each, slot.index, slot.form.text) for each in generations]
+        form = slot.form
+        first, last = subkeys[0], subkeys[-1]
+
+        def tokens(value: Any) -> bytes:
+            message = form.asked(value)
+            return token(first.reveal(), form, message) + token(last.reveal(), form, message)
+
+        return tokens
 
     def token(self, index: str, form: Form, message: bytes | None, generation: int | None = None) -> bytes:
         """Return the blind-index token of a message, 16 bytes.
@@ -223,6 +303,38 @@ class Keyset:
                 hint="it was changed, or copied from another column; if the column was renamed, give it context=",
             )
         return header.codec, plaintext
+
+    def _tokens(self, slots: Sequence[Slot | None]) -> Tokens:
+        generation = self.index_generation
+        makers = [
+            None if slot is None else (self._index_subkey(generation, slot.index, slot.form.text), slot.form)
+            for slot in slots
+        ]
+
+        def one(value: Any, maker: tuple[Secret, Form] | None) -> bytes:
+            if maker is None:
+                return _EMPTY_SLOT
+            subkey, form = maker
+            return token(subkey.reveal(), form, form.message(value))
+
+        if len(makers) == 1:
+            only = makers[0]
+            return lambda value: one(value, only)
+        return lambda value: b"".join([one(value, maker) for maker in makers])
+
+    def _check_slots(self, context: str, slots: Sequence[Slot | None]) -> None:
+        """Refuse to write values that others, who rely on all values having certain tokens, would not find."""
+        for (column, number), ready in self.ready.items():
+            if column != context:
+                continue
+            slot = slots[number] if number < len(slots) else None
+            if slot is None or (slot.index, slot.form.text) != (ready.index, ready.form):
+                raise BlindIndexError(
+                    f"values of {context!r} are searched by tokens in slot {number}, made as {ready.form!r}, for "
+                    f"tenant {self.tenant!r}, and this process would write values without them",
+                    hint="it has an older model, or a newer one that changed or dropped the index: give what changed a "
+                    f"slot of its own, or end the old one with `pii-vault index drop {self.tenant} {context} {number}`",
+                )
 
     def _no_key(self, version: int, context: str) -> KeyNotFoundError:
         what, state = f"data key version {version} of tenant {self.tenant!r}", self.ended.get(version)

@@ -18,6 +18,7 @@ from pii_vault import (
     EncryptedNumeric,
     EncryptedString,
     EncryptedUUID,
+    LastChars,
     Vault,
 )
 from pii_vault.lifecycle.rotation import Rotation
@@ -69,3 +70,15 @@ async def use_async() -> None:
     async with vault.tenant("acme"), sessions() as session:
         customer = (await session.scalars(select(Customer))).one()
         assert_type(customer.email, str)
+
+
+class Person(Base):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    ssn: Mapped[str] = mapped_column(EncryptedString(index=True, tokens={"last4": LastChars(4)}))
+
+
+def search(session: Session) -> None:
+    session.scalars(select(Person).where(Person.ssn == "078-05-1120")).all()
+    session.scalars(select(Person).where(Person.ssn.token("last4") == "1120")).all()
+    session.execute(select(Person.ssn.blind_index)).all()

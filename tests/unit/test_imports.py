@@ -15,7 +15,9 @@ OPTIONAL = (
 )
 
 PUBLIC = [
+    "After",
     "AwsKms",
+    "BlindIndex",
     "EncryptedArray",
     "EncryptedBoolean",
     "EncryptedBytes",
@@ -31,9 +33,13 @@ PUBLIC = [
     "EncryptedTime",
     "EncryptedType",
     "EncryptedUUID",
+    "LastChars",
     "LocalKms",
     "PiiVaultError",
+    "Prefix",
     "Vault",
+    "matching",
+    "normaliser",
 ]
 
 _BLOCK = """

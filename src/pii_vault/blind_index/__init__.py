@@ -3,12 +3,18 @@
 A token is an HMAC over the value's *message*: its one canonical form, or that of a part of it. Equal values, in the
 sense of the column's type, have equal messages, so a database that compares tokens answers as one that compares the
 values would. A *form* says how a column's values become tokens; its text is part of what the subkey is derived from, so
-tokens of different forms have nothing in common. docs/format.md, section 8, specifies all of it.
+tokens of different forms have nothing in common. docs/format.md, section 10, specifies all of it.
 
-Which columns have an index, in which place of the sealed value a token stands and how a query asks for it is not known
-here.
+How a query asks for a token is not known here.
 """
 
+from .declaration import INDEX as INDEX
+from .declaration import BlindIndex as BlindIndex
+from .declaration import Declared as Declared
+from .declaration import ReadySlot as ReadySlot
+from .declaration import Slot as Slot
+from .declaration import declared as declared
+from .declaration import slots_of as slots_of
 from .form import FULL_BITS as FULL_BITS
 from .form import Form as Form
 from .form import token as token

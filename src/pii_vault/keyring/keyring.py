@@ -16,7 +16,8 @@ import os
 from typing import Final
 from weakref import WeakSet
 
-from ..errors import ConfigurationError
+from ..blind_index import ReadySlot
+from ..errors import ConfigurationError, KeyStoreError
 from ..hierarchy import Kek
 from ..keys import KekRecord, TenantRecord
 from ..keystore import KeyStore
@@ -207,6 +208,24 @@ class Keyring:
             for tenant in tenants:
                 self.fetching.cancel(tenant)
             self._memory.evict(tenants, reason)
+
+    # What is searched.
+
+    def found_ready(self, keyset: Keyset, slot: ReadySlot) -> None:
+        """Write down that all values of a column have their token in a slot, if the key store can be written now.
+
+        All processes hear of it: whoever would write values without that token no longer may.
+        """
+        try:
+            self._notices.heard(self._store.set_ready(keyset.tenant, slot))
+        except KeyStoreError:
+            return  # who looks next looks for himself
+        keyset.ready[slot.context, slot.number] = slot
+
+    def found_missing(self, keyset: Keyset, slot: ReadySlot) -> None:
+        """Take back that all values have it."""
+        keyset.ready.pop((slot.context, slot.number), None)
+        self._store.drop_ready(keyset.tenant, slot.context, slot.number)
 
     # Uses of data keys.
 

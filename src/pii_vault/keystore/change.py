@@ -11,13 +11,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from ..blind_index import ReadySlot
 from ..chain import ChainRecord, Entry
 from ..errors import KeyStoreError
 from ..keys import KekRecord, KeyRecord, KeyState, Policy, TenantRecord
 from .rows import CHAIN_COLUMNS, KEK_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, entry, values
-from .schema import application, audit, audit_chains, keks, key_use, keys, policies, tenants
+from .schema import application, audit, audit_chains, keks, key_use, keys, policies, ready_slots, tenants
 
 
 class SupersededError(Exception):
@@ -165,6 +166,28 @@ class Change:
 
     def _mine(self, record: KeyRecord) -> tuple[Any, ...]:
         return keys.c.tenant_uid == self._uid, keys.c.purpose == record.purpose, keys.c.version == record.version
+
+    # What is searched.
+
+    def set_ready(self, slot: ReadySlot) -> None:
+        """Say that all values of a column have their token in a slot."""
+        self.drop_ready(slot.context, slot.number)
+        self._connection.execute(
+            insert(ready_slots).values(
+                tenant_uid=self._uid,
+                context=slot.context,
+                number=slot.number,
+                index_name=slot.index,
+                form=slot.form,
+                since=slot.since,
+                settled=slot.settled,
+            )
+        )
+
+    def drop_ready(self, context: str, number: int) -> bool:
+        """Say so no longer; return False if nobody did."""
+        mine = (ready_slots.c.tenant_uid == self._uid, ready_slots.c.context == context, ready_slots.c.number == number)
+        return self._connection.execute(delete(ready_slots).where(*mine)).rowcount > 0
 
     # Its audit chain.
 

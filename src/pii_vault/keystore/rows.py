@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import LargeBinary, Row, Table
 
+from ..blind_index import ReadySlot
 from ..chain import ChainRecord, Entry
 from ..context import Identity
 from ..keys import KekRecord, KeyRecord, KeyState, Policy, Purpose, TenantRecord
@@ -94,6 +95,11 @@ def chain_record(row: Row[Any]) -> ChainRecord | None:
     if row._mapping[audit_chains.c.seq] is None:
         return None
     return ChainRecord(**_values(row, audit_chains, CHAIN_COLUMNS))
+
+
+def ready_slot(row: Any) -> ReadySlot:
+    """Return a slot that is ready from a row."""
+    return ReadySlot(row.context, row.number, row.index_name, row.form, row.since, row.settled)
 
 
 def entry(row: Any) -> Entry:

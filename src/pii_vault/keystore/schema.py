@@ -37,7 +37,7 @@ from sqlalchemy import (
 
 from ..keys import TRANSITIONS, KeyState
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """Every revision in `migrations/versions`, oldest first."""
 
 REVISION: Final = REVISIONS[-1]
@@ -233,6 +233,21 @@ audit = Table(
     CheckConstraint("seq >= 1", name="seq"),
     CheckConstraint("length(mac) = 32", name="mac_bytes"),
 )
+
+ready_slots = Table(
+    "pii_vault_ready_slots",
+    metadata,
+    Column("tenant_uid", LargeBinary(16), ForeignKey(tenants.c.uid), nullable=False),
+    Column("context", String(255), nullable=False),
+    Column("number", SmallInteger, nullable=False),
+    Column("index_name", String(255), nullable=False),
+    Column("form", String(255), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("settled", Boolean, nullable=False),
+    PrimaryKeyConstraint("tenant_uid", "context", "number"),
+    CheckConstraint("number BETWEEN 0 AND 14", name="number"),
+)
+"""Where all of a tenant's values of one column have their blind-index token, so that a search there misses none."""
 
 evicted = Index("ix_pii_vault_tenants_evicted", tenants.c.evicted)
 

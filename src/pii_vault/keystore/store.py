@@ -18,6 +18,7 @@ from weakref import WeakSet
 from sqlalchemy import Connection, Engine, Pool, StaticPool, false, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+from ..blind_index import ReadySlot
 from ..chain import Entry
 from ..errors import ConfigurationError, KeyLimitError, KeyStoreError
 from ..keys import USE_LIMIT, Purpose, TenantRecord
@@ -194,6 +195,31 @@ class KeyStore:
             change = Change(connection, tenant_uid(connection, name))
             change.lock()
             return change.evict()
+
+    def set_ready(self, name: str, slot: ReadySlot) -> int:
+        """Write down that all of a tenant's values have their token in a slot; return the number of the eviction.
+
+        Processes that do not know the slot are to hear of it, so the tenant's keys are forgotten everywhere.
+
+        Raises:
+            KeyStoreError: the key store cannot be written now.
+        """
+        if isinstance(self._engine.pool, StaticPool):
+            raise KeyStoreError("the key store's only connection may be in a transaction")
+        with self._transaction() as connection, _impatient(connection):
+            change = Change(connection, tenant_uid(connection, name))
+            change.lock()
+            change.set_ready(slot)
+            return change.evict()
+
+    def drop_ready(self, name: str, context: str, number: int) -> bool:
+        """Take back that all of a tenant's values have their token in a slot; return False if nobody said so."""
+        with self._transaction() as connection:
+            change = Change(connection, tenant_uid(connection, name))
+            change.lock()
+            dropped = change.drop_ready(context, number)
+            change.evict()
+            return dropped
 
     def evicted(self, after: int | None) -> tuple[int, list[str]]:
         """Return the number of the last eviction, and the names of the tenants evicted after a number.

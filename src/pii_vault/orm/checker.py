@@ -5,6 +5,8 @@ does all that without an error. So each statement is checked once per compilatio
 
 - a sealed column, bare or labelled, in the columns of a SELECT or in RETURNING;
 - ``IS NULL``, ``IS NOT NULL`` and ``count(column)`` anywhere;
+- ``==``, ``!=``, ``in_`` and ``not_in`` anywhere where the column has a blind index (`search.py`), and its tokens
+  anywhere but in ORDER BY;
 - a bound value, NULL or the proposed row of an upsert where a sealed column is assigned;
 - DISTINCT when the primary key is selected too; UNION ALL of columns with the same context.
 
@@ -36,7 +38,9 @@ from sqlalchemy.sql.elements import ClauseElement, Grouping
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import Exists, SelectBase, Subquery
 
+from . import search
 from .comparator import refused
+from .tokens import TokenOf, inexact
 from .types import EncryptedType
 
 
@@ -58,7 +62,7 @@ def check_select(statement: Select[Any], labels: dict[str, Any], dialect: str) -
     if statement._distinct and not (dialect == "postgresql" and _is_distinct_on(statement)):
         _check_distinct(list(_projected(statement._raw_columns)))
     _check_all(statement._distinct_on, "DISTINCT ON", labels)
-    _check_all(statement._where_criteria, "a condition on", labels)
+    _check_all(statement._where_criteria, "a condition on", labels, candidates=True)
     _check_all(statement._having_criteria, "HAVING with", labels)
     _check_all(statement._group_by_clauses, "GROUP BY", labels)
     _check_all(statement._order_by_clauses, "ORDER BY", labels)
@@ -195,22 +199,39 @@ def _columns_by_name(source: Any) -> dict[str, Any]:
     return {column.name: column for column in source.columns}
 
 
-def _check_all(elements: Iterable[Any], what: str, labels: dict[str, Any]) -> None:
+def _check_all(elements: Iterable[Any], what: str, labels: dict[str, Any], *, candidates: bool = False) -> None:
     for element in elements:
-        _check(element, what, labels)
+        _check(element, what, labels, candidates=candidates)
 
 
-def _check(element: Any, what: str, labels: dict[str, Any] | None = None) -> None:
-    """Refuse an expression that uses a sealed column in any way that is not on the allow list."""
-    pending: list[Any] = [element]
+def _check(element: Any, what: str, labels: dict[str, Any] | None = None, *, candidates: bool = False) -> None:
+    """Refuse an expression that uses a sealed column in any way that is not on the allow list.
+
+    Args:
+        element: The expression.
+        what: What it is used for, for the message.
+        labels: What names in it stand for.
+        candidates: Whether it may also be true for rows that have another value, by tokens of few bits: where that
+            gives more rows, and never fewer.
+    """
+    pending: list[Any] = [(element, candidates)]
     while pending:
-        each = pending.pop()
+        each, more = pending.pop()
         name = getattr(each, "__visit_name__", "")
         if name == "textual_label_reference":
             each = (labels or {}).get(each.element, each)
         elif isinstance(each, ColumnClause) and each.table is None:
             each = (labels or {}).get(each.name, each)
         if _is_null_test(each) or _is_count(each) or isinstance(each, TypeCoerce | Exists):
+            continue
+        found = search.translate(each)
+        if found is not None:
+            if not more and search.is_inexact(found):
+                raise inexact(what, found.token)
+            continue
+        if isinstance(each, TokenOf):
+            if what == "ORDER BY":
+                raise refused("ORDER BY of the tokens of", each)
             continue
         if isinstance(each, SelectBase | Subquery):
             _check_nested(each, what)
@@ -220,7 +241,12 @@ def _check(element: Any, what: str, labels: dict[str, Any] | None = None) -> Non
         children = list(each.get_children()) if isinstance(each, ClauseElement) else []
         if sealed(each) and not children:
             raise refused(what, each)
-        pending.extend(children)
+        more = more and (isinstance(each, Grouping) or getattr(each, "operator", None) in _MONOTONE)
+        pending.extend((child, more) for child in children)
+
+
+_MONOTONE = frozenset((operators.and_, operators.or_))
+"""Whatever they combine: what is true more often makes them true more often."""
 
 
 def _check_nested(select: Any, what: str) -> None:

@@ -1,31 +1,40 @@
-"""Python operators on an encrypted column: ``IS NULL`` passes, everything else is refused at once, with one exception.
+"""Python operators on an encrypted column: equality where it has a blind index, ``IS NULL`` anywhere.
 
-``==`` with another SQL expression is built as usual: SQLAlchemy's ORM itself writes ``column in list`` and so calls it.
-What such an expression would mean in SQL is for the statement checker to refuse.
+Everything else is refused at once, with one exception: ``==`` with another SQL expression is built as usual, because
+SQLAlchemy's ORM itself writes ``column in list`` and so calls it. What such an expression means is for the statement
+checker to find out.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnClause, ColumnElement, TypeDecorator
+from sqlalchemy import BindParameter, ColumnClause, ColumnElement, Label, TypeDecorator
 from sqlalchemy.sql import operators, visitors
 
 from ..errors import UnsupportedOperationError
+from .tokens import EQUALITY, MODIFIERS, TokenOf, token_of
 
 _NULL_TESTS = frozenset((operators.is_, operators.is_not, operators.eq, operators.ne))
-
-# They have no operand: ORDER BY and DISTINCT are refused when the statement is compiled, which can say so.
-_MODIFIERS = frozenset(
-    (operators.asc_op, operators.desc_op, operators.nulls_first_op, operators.nulls_last_op, operators.distinct_op)
-)
 
 
 class SealedComparator(TypeDecorator.Comparator[Any]):
     """The operators of an encrypted column."""
 
+    @property
+    def blind_index(self) -> TokenOf:
+        """The token that all equal values of the column share: for an index, GROUP BY and ON CONFLICT."""
+        return token_of(self.expr)
+
+    def token(self, name: str) -> TokenOf:
+        """Return one of the further tokens that the column declares: ``Customer.ssn.token("last4") == "6789"``."""
+        return token_of(self.expr, name)
+
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        """Build ``column == expression`` and ``column IS NULL``, refuse the rest."""
+        """Build equality where the column has an index, ``column == expression`` and ``column IS NULL``."""
+        if self._is_search(op, other):
+            # A function, which the ORM does not evaluate in Python: there nobody knows of normalisers.
+            return token_of(self.expr).operate(op, *other, **kwargs)
         refusal = self._refusal(op, other)
         if refusal is not None:
             del other
@@ -33,24 +42,34 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        """Build ``expression == column``, refuse the rest."""
+        """Build ``value == column`` where the column has an index, and ``expression == column``."""
+        if self._is_search(op, (other,)):
+            return token_of(self.expr).reverse_operate(op, other, **kwargs)
         refusal = self._refusal(op, (other,))
         if refusal is not None:
             del other
             raise refusal
         return super().reverse_operate(op, other, **kwargs)
 
+    def _is_search(self, op: Any, others: tuple[Any, ...]) -> bool:
+        if op not in EQUALITY or not isinstance(self.expr, ColumnClause | Label) or len(others) != 1:
+            return False
+        (other,) = others
+        has_index = getattr(self.expr.type, "has_index", False)
+        return has_index and other is not None and (isinstance(other, BindParameter) or _is_plain(other))
+
     # The caller raises, once it holds the plain value no more: a traceback shows the locals of every frame.
     def _refusal(self, op: Any, others: tuple[Any, ...]) -> UnsupportedOperationError | None:
-        builds = op in _NULL_TESTS or op in _MODIFIERS
-        for other in others:
-            if (
-                other is not None
-                and not hasattr(other, "__clause_element__")
-                and not hasattr(other, "_propagate_attrs")
-            ):
-                builds = False
+        builds = op in _NULL_TESTS or op in MODIFIERS
+        if getattr(self.expr.type, "has_index", False):
+            builds = builds or op in EQUALITY
+        if any(other is not None and _is_plain(other) for other in others):
+            builds = False
         return None if builds else refused(f"{getattr(op, '__name__', op)} on", self.expr)
+
+
+def _is_plain(other: Any) -> bool:
+    return not hasattr(other, "__clause_element__") and not hasattr(other, "_propagate_attrs")
 
 
 def refused(what: str, element: Any) -> UnsupportedOperationError:
@@ -58,7 +77,8 @@ def refused(what: str, element: Any) -> UnsupportedOperationError:
     column = _name(element)
     return UnsupportedOperationError(
         f"{what} the encrypted column {column!r} cannot be answered by the database, which sees sealed values only",
-        hint="select the column as it is and compute in Python, or filter by another column; IS NULL and count() work",
+        hint="select the column as it is and compute in Python, or filter by another column; IS NULL and count() work, "
+        "and with index=True also ==, in_ and joins",
     )
 
 

@@ -19,9 +19,11 @@ from sqlalchemy.util import concurrency
 
 from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
 from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
-from . import checker
+from . import checker, readiness, search
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .comparator import refused
+from .processors import Asked
+from .tokens import Lookup, TokenOf
 from .types import EncryptedType
 
 
@@ -31,8 +33,17 @@ class _CheckedCompiler(SQLCompiler):
     touches_sealed: bool = False
     """Whether executing the statement binds or reads sealed values, and so needs a scope."""
 
+    searched: frozenset[search.Searched] = frozenset()
+    """The slots that the statement relies on: each value has its token there."""
+
+    compares_tokens: bool = False
+    """Whether tokens are compared with each other, so that all have to be of one generation of index keys."""
+
     _granted: tuple[Any, ...] = ()
     """The columns that may be sealed in the position being rendered."""
+
+    _looks_up: bool = False
+    """Whether the tokens being rendered are compared with values."""
 
     def __init__(self, *args: Any, **kw: Any) -> None:
         refusal = None
@@ -46,7 +57,9 @@ class _CheckedCompiler(SQLCompiler):
             raise refusal
         results = (entry[3] for entry in self._result_columns)
         binds = (bind.type for bind in getattr(self, "binds", {}).values())
-        self.touches_sealed = any(isinstance(kind, EncryptedType) for kind in (*results, *binds))
+        self.touches_sealed = any(isinstance(kind, EncryptedType | Lookup) for kind in (*results, *binds)) or bool(
+            self.searched
+        )
 
     def _compose_select_body(self, text: str, select: Any, compile_state: Any, *args: Any, **kw: Any) -> Any:
         # Every SELECT passes here on its way to text, however deep, after the ORM has worked on it.
@@ -96,12 +109,45 @@ class _CheckedCompiler(SQLCompiler):
             return super().visit_textual_select(taf, *args, **kw)  # type: ignore[no-untyped-call]
 
     def visit_binary(self, binary: Any, *args: Any, **kw: Any) -> Any:
-        with self._grant(checker.granted_by(binary)):
-            return super().visit_binary(binary, *args, **kw)  # type: ignore[no-untyped-call]
+        found = search.translate(binary)
+        if found is None:
+            with self._grant(checker.granted_by(binary)):
+                return super().visit_binary(binary, *args, **kw)  # type: ignore[no-untyped-call]
+        before, self._looks_up = self._looks_up, found.by_value
+        try:
+            return super().visit_binary(found.binary, *args, **kw)  # type: ignore[no-untyped-call]
+        finally:
+            self._looks_up = before
 
     def visit_function(self, func: Any, *args: Any, **kw: Any) -> str:
-        with self._grant(checker.granted_by(func)):
+        if not isinstance(func, TokenOf):
+            with self._grant(checker.granted_by(func)):
+                return super().visit_function(func, *args, **kw)
+        if self.statement is not None:  # else an index is made
+            self.searched |= {search.searched(func)}
+            self.compares_tokens |= not self._looks_up
+        with self._grant(func.column):
             return super().visit_function(func, *args, **kw)
+
+    def visit_bindparam(self, bindparam: Any, *args: Any, **kw: Any) -> Any:
+        known = self.binds.get(bindparam.key)
+        if known is not None and _purpose(known) != _purpose(bindparam):
+            raise UnsupportedOperationError(
+                f"the parameter {bindparam.key!r} stands for two things: a value that is stored or compared, and what "
+                "a column is searched for",
+                hint="give the search a parameter of its own",
+            )
+        return super().visit_bindparam(bindparam, *args, **kw)  # type: ignore[no-untyped-call]
+
+    def _process_parameters_for_postcompile(self, parameters: Any, *args: Any, **kw: Any) -> Any:
+        # Called with the values of each execution: a list that is searched for is longer while two generations live.
+        scope = getattr(self, _ATTRIBUTE).scope()
+        if scope is not None and scope.keyset is not None and len(scope.keyset.index_generations) > 1:
+            for bind in self.post_compile_params:
+                name = self.bind_names[bind]
+                if isinstance(bind.type, Lookup) and name in parameters:
+                    parameters[name] = [Asked(value, later) for value in parameters[name] for later in (False, True)]
+        return super()._process_parameters_for_postcompile(parameters, *args, **kw)
 
     def visit_type_coerce(self, type_coerce: Any, **kw: Any) -> Any:
         with self._grant(checker.granted_by(type_coerce)):
@@ -189,7 +235,7 @@ class _Hooks:
         warm(scope, need)
 
     def before_cursor_execute(
-        self, _connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
+        self, connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
     ) -> None:
         """Refuse a statement on encrypted columns without a scope, even one that would find no row."""
         compiled = context.compiled
@@ -197,8 +243,19 @@ class _Hooks:
             return
         if not isinstance(compiled, _CheckedCompiler):
             raise ConfigurationError("a statement was compiled for another engine, and so goes unchecked here")
-        if compiled.touches_sealed and self._attachment.scope() is None:
+        if not compiled.touches_sealed:
+            return
+        scope = self._attachment.scope()
+        if scope is None:
             raise no_tenant()
+        if compiled.searched:
+            readiness.require(
+                connection,
+                scope,
+                compiled.searched,
+                self._attachment.tenant_column,
+                compares_tokens=compiled.compares_tokens,
+            )
 
     def _facts_about(self, table: Table) -> _Facts:
         facts = self._facts.get(table)
@@ -218,6 +275,11 @@ class _Facts(NamedTuple):
 
     tenant_key: str | None
     sealed: int
+
+
+def _purpose(bind: Any) -> Any:
+    kind = bind.type
+    return (kind.slot.index, kind.slot.form, kind.pair) if isinstance(kind, Lookup) else None
 
 
 def _row_refusal(

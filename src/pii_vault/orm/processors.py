@@ -15,13 +15,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .. import encoding
+from ..blind_index import Slot
 from ..encoding import Encoding
-from ..envelope import HEADER_BYTES, IV_BYTES, parse
+from ..envelope import HEADER_BYTES, IV_BYTES, TOKEN_BYTES, parse
 from ..errors import CodecMismatchError, EncodingError, FormatError, NotEncryptedError, OpenError, PiiVaultError
 from ..scope import current, no_tenant
 from .attachment import Attachment
 
 Processor = Callable[[Any], Any]
+Slots = tuple[Slot | None, ...]
 
 # Text goes through the C functions themselves. What they raise, with the value in it, is caught here like everything
 # else, and the codec's own functions then say what was wrong.
@@ -94,6 +96,104 @@ def open_processor(attachment: Attachment, context: str, how: Encoding[Any]) -> 
     return open_
 
 
+def indexed_seal_processor(attachment: Attachment, context: str, how: Encoding[Any], slots: Slots) -> Processor:
+    """Return the function that seals the values of a column with tokens."""
+    encode = how.encode
+    scope, default = current.get, attachment.default
+    monotonic = attachment.keyring.clock.monotonic
+
+    def seal(value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            keyset: Any = (scope() or default).keyset  # type: ignore[union-attr]
+            number, plaintext = encode(value)
+            header, encrypt, before, after, ivs, tokens = keyset.indexed_sealings[number, context, slots]
+            if monotonic() < keyset.checked_until:
+                start = header + tokens(value)
+                for iv in ivs:
+                    return start + iv + encrypt(iv, plaintext, before + start + after)
+        except Exception:  # noqa: BLE001, S110 - whatever it is, the careful way finds it again and names it
+            pass
+        plaintext = b""
+        outcome = _seal_indexed_carefully(attachment, context, how, slots, value)
+        del value
+        if isinstance(outcome, PiiVaultError):
+            raise outcome
+        return outcome
+
+    return seal
+
+
+def indexed_open_processor(attachment: Attachment, context: str, how: Encoding[Any]) -> Processor:
+    """Return the function that opens the values of a column with tokens, and those that were sealed without."""
+    slot = _slot(context, how)
+    decoders = how.decoders()
+    scope, default, header = current.get, attachment.default, _HEADER
+    monotonic = attachment.keyring.clock.monotonic
+
+    def open_(sealed: Any) -> Any:
+        if sealed is None:
+            return None
+        try:
+            keyset: Any = (scope() or default).keyset  # type: ignore[union-attr]
+            decrypt, before, after, clear, iv, body = keyset.indexed_openings[slot][sealed[header]]
+            if monotonic() < keyset.checked_until:
+                plaintext = decrypt(sealed[iv], sealed[body], before + sealed[clear] + after)
+                return decoders[sealed[_CODEC]](plaintext)
+        except Exception:  # noqa: BLE001, S110 - whatever it is, the careful way finds it again and names it
+            pass
+        opened, error = _open_carefully(attachment, context, how, slot, sealed)
+        del sealed  # it may be plaintext that was never sealed
+        if error is not None:
+            raise error
+        return opened
+
+    return open_
+
+
+class Asked:
+    """An element of a list that is looked for, as it was in one of two live generations of index keys."""
+
+    __slots__ = ("later", "value")
+
+    def __init__(self, value: Any, later: bool) -> None:
+        self.value = value
+        self.later = later
+
+
+def lookup_processor(attachment: Attachment, context: str, slot: Slot, pair: bool) -> Processor:
+    """Return the function that makes of a value the tokens by which it is found."""
+    key = (slot.index, slot.form)
+    scope, default = current.get, attachment.default
+    monotonic = attachment.keyring.clock.monotonic
+
+    def tokens(value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            keyset: Any = (scope() or default).keyset  # type: ignore[union-attr]
+            make = keyset.lookups[key]
+            if monotonic() < keyset.checked_until:
+                return make(value)
+        except Exception:  # noqa: BLE001, S110 - whatever it is, the careful way finds it again and names it
+            pass
+        outcome = _look_up_carefully(attachment, context, slot, value)
+        del value
+        if isinstance(outcome, PiiVaultError):
+            raise outcome
+        return outcome
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Asked):
+            made = tokens(value.value)
+            return made[TOKEN_BYTES:] if value.later and made is not None else made and made[:TOKEN_BYTES]
+        made = tokens(value)
+        return made and made[:TOKEN_BYTES]
+
+    return tokens if pair else one
+
+
 def _seal_by_value(attachment: Attachment, context: str, how: Encoding[Any]) -> Processor:
     """Where the value decides on the codec, there is one prepared sealing for each."""
     slots = {codec.id: f"{codec.id} {context}" for codec in how.codecs}
@@ -150,6 +250,44 @@ def _seal_carefully(
         return EncodingError(f"column {context!r}: the value could not be sealed ({type(error).__name__})")
 
 
+def _seal_indexed_carefully(
+    attachment: Attachment, context: str, how: Encoding[Any], slots: Slots, value: Any
+) -> bytes | PiiVaultError:
+    try:
+        scope = attachment.scope()
+        if scope is None:
+            return no_tenant()
+        number, plaintext = how.encode(value)
+        keyset = scope.renew()
+        iv = scope.keyring.next_iv(keyset)
+        prepared = keyset.indexed_sealings[number, context, slots] = keyset.indexed_sealing(context, number, slots)
+        header, encrypt, before, after, _, tokens = prepared
+        start = header + tokens(value)
+        return start + iv + encrypt(iv, plaintext, before + start + after)
+    except EncodingError as error:
+        return EncodingError(f"column {context!r}: {error.args[0]}", hint=error.hint)
+    except PiiVaultError as error:
+        return error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001 - a foreign exception would make SQLAlchemy print the value
+        return EncodingError(f"column {context!r}: the value could not be sealed ({type(error).__name__})")
+
+
+def _look_up_carefully(attachment: Attachment, context: str, slot: Slot, value: Any) -> bytes | PiiVaultError:
+    try:
+        scope = attachment.scope()
+        if scope is None:
+            return no_tenant()
+        keyset = scope.renew()
+        make = keyset.lookups[slot.index, slot.form] = keyset.lookup(slot)
+        return make(value)
+    except EncodingError as error:
+        return EncodingError(f"column {context!r}: {error.args[0]}", hint=error.hint)
+    except PiiVaultError as error:
+        return error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001 - a foreign exception would make SQLAlchemy print the value
+        return EncodingError(f"column {context!r}: the value could not be looked for ({type(error).__name__})")
+
+
 def _open_carefully(
     attachment: Attachment, context: str, how: Encoding[Any], slot: str, sealed: Any
 ) -> tuple[Any, PiiVaultError | None]:
@@ -171,11 +309,11 @@ def _open_carefully(
                 hint="the column's type was changed; re-seal its values, or declare the type they were written with",
             )
         opened = decode(plaintext)
-        if not sealed[9]:  # no tokens: ten bytes of header tell all that is needed next time
-            header = sealed[:HEADER_BYTES]
-            keyset = scope.keyset
-            # In a scope that threads share, another one may have put a keyset in its place that lacks this version.
-            if keyset is not None and parse(sealed).version in keyset.versions:
+        header, keyset = sealed[:HEADER_BYTES], scope.keyset
+        # In a scope that threads share, another one may have put a keyset in its place that lacks this version.
+        if keyset is not None and parse(sealed).version in keyset.versions:
+            keyset.indexed_openings.setdefault(slot, {})[header] = keyset.indexed_opening(context, header)
+            if not sealed[9]:  # no tokens: ten bytes of header tell all that is needed next time
                 keyset.openings.setdefault(slot, {})[header] = keyset.opening(context, header)
         return opened, None
     except FormatError as error:

@@ -10,20 +10,24 @@ import datetime as dt
 import decimal
 import enum
 import uuid
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from sqlalchemy import CheckConstraint, Column, Dialect, Index, LargeBinary, Table, TypeDecorator, event
 from sqlalchemy.dialects.mysql import LONGBLOB
 from sqlalchemy.schema import ColumnCollectionConstraint
+from sqlalchemy.sql.elements import ClauseElement, _truncated_label
 from sqlalchemy.types import TypeEngine
 
 from .. import encoding
+from ..blind_index import INDEX, BlindIndex, Part, Slot, declared, slots_of
 from ..context import context_id
 from ..encoding import Encoding
 from ..errors import ConfigurationError, EncodingError
 from .attachment import required
 from .comparator import SealedComparator
-from .processors import open_processor, seal_processor
+from .processors import indexed_open_processor, indexed_seal_processor, open_processor, seal_processor
+from .tokens import TokenOf, no_such_token
 
 T = TypeVar("T")
 
@@ -33,12 +37,16 @@ _CONTEXTS = "pii_vault.contexts"
 class EncryptedType(TypeDecorator[T]):
     """A column whose values are sealed with the active data key of the tenant in scope.
 
-    Stored as bytes, 38 more than the encoded value; None stays NULL. Only ``IS NULL``, ``count()`` and reading the
-    bare column are possible in SQL; anything else is refused when the statement is compiled.
+    Stored as bytes, 38 more than the encoded value and 16 more for each token; None stays NULL. ``IS NULL``,
+    ``count()`` and reading the bare column are possible in SQL, and with an index equality; anything else is refused
+    when the statement is compiled.
 
     Args:
         context: What the values are bound to; by default ``table.column``. Give it the old name when a table or
             column is renamed, and the old values stay readable.
+        index: True, or a `BlindIndex`: values are found by equality. docs/leakage.md says what that tells a reader of
+            the database.
+        tokens: By what else values are found, by name: ``{"last4": LastChars(4)}``.
     """
 
     impl = LargeBinary
@@ -46,16 +54,56 @@ class EncryptedType(TypeDecorator[T]):
     cache_ok = True
     comparator_factory: Any = SealedComparator
 
-    def __init__(self, *, context: str | None = None) -> None:
+    home: tuple[Table, str] | None = None
+    """The table that the column belongs to, and the column's name there."""
+
+    def __init__(
+        self,
+        *,
+        context: str | None = None,
+        index: bool | BlindIndex = False,
+        tokens: Mapping[str, Part | BlindIndex] | None = None,
+    ) -> None:
         super().__init__()
         self.context = context
         self._context_is_given = context is not None
+        self._declared = declared(index, tokens)
+        self._slots: tuple[Slot | None, ...] | None = None
 
     @property
     def _static_cache_key(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         # SQLAlchemy takes the arguments of the constructor, but not keyword-only ones.
         key: Any = super()._static_cache_key
-        return (*key, ("context", self.context)) if isinstance(key, tuple) else key
+        more = (("context", self.context), ("tokens", self._declared))
+        return (*key, *more) if isinstance(key, tuple) else key
+
+    @property
+    def slots(self) -> tuple[Slot | None, ...]:
+        """The places of its tokens, by number; None where there is none.
+
+        Raises:
+            ConfigurationError: they cannot be declared so.
+        """
+        if self._slots is None:
+            self._slots = slots_of(self.encoding(), self.context or "", self._declared) if self._declared else ()
+        return self._slots
+
+    @property
+    def has_index(self) -> bool:
+        """Whether values are found by equality."""
+        return any(label == INDEX for label, _ in self._declared)
+
+    def slot(self, label: str = INDEX) -> Slot:
+        """Return the slot of a token, by default of the index.
+
+        Raises:
+            ConfigurationError: the column declares no such token.
+        """
+        for each in self.slots:
+            if each is not None and each.label == label:
+                return each
+        known = [label for label, _ in self._declared if label != INDEX]
+        raise no_such_token(self.context or type(self).__name__, label, known)
 
     def encoding(self) -> Encoding[Any]:
         """Return how this type's values become bytes."""
@@ -67,11 +115,15 @@ class EncryptedType(TypeDecorator[T]):
 
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that seals a value."""
-        return seal_processor(required(dialect), self._required_context(), self.encoding())
+        attachment, context = required(dialect), self._required_context()
+        if self.slots:
+            return indexed_seal_processor(attachment, context, self.encoding(), self.slots)
+        return seal_processor(attachment, context, self.encoding())
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return the function that opens a value."""
-        return open_processor(required(dialect), self._required_context(), self.encoding())
+        make = indexed_open_processor if self.slots else open_processor
+        return make(required(dialect), self._required_context(), self.encoding())
 
     def literal_processor(self, dialect: Dialect) -> Any:
         """Render no value into SQL text; an error raised here would be wrapped together with the plaintext."""
@@ -99,6 +151,12 @@ class EncryptedType(TypeDecorator[T]):
         config = {name: value for name, value in self._configuration().items() if value is not None}
         if self._context_is_given:
             config["context"] = self.context
+        labelled = dict(self._declared)
+        index = labelled.pop(INDEX, None)
+        if index is not None:
+            config["index"] = True if index == BlindIndex() else index
+        if labelled:
+            config["tokens"] = labelled
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in config.items())})"
 
     def _configuration(self) -> dict[str, Any]:
@@ -134,9 +192,20 @@ def _bind_to_table(column: Column[Any], table: Any) -> None:
     own: EncryptedType[Any] = column.type.copy()
     if not own._context_is_given:
         own.context = context_id(table.name, column.name)
+    own.home, own._slots = (table, column.name), None
     column.type = own
     _refuse_impossible(column, table)
     _register_context(own._required_context(), column, table)
+    for slot in own.slots:
+        if slot is not None and slot.create:
+            _create_index(column, table, slot)
+
+
+def _create_index(column: Column[Any], table: Table, slot: Slot) -> None:
+    """Give the table an index for a column's tokens, as ``Column(index=True)`` does for its values."""
+    # A copy of the table makes it anew with the column, as that flag says; a name that is too long is cut.
+    name = _truncated_label(f"ix_{table.name}_{column.name}_{slot.label or 'blind'}")
+    Index(name, TokenOf(column, slot.label), unique=slot.unique, _column_flag=True)
 
 
 def _refuse_impossible(column: Column[Any], table: Table) -> None:
@@ -155,15 +224,28 @@ def _is_sql(default: Any) -> bool:
 
 
 def _refuse_key(part: Any, table: Any) -> None:
-    """Refuse an index or a constraint, other than CHECK, over an encrypted column."""
+    """Refuse an index or a constraint, other than CHECK, over an encrypted column; over its tokens there may be one."""
     if isinstance(part, CheckConstraint):
         return
-    for column in part.columns:
-        if isinstance(column.type, EncryptedType):
-            raise ConfigurationError(
-                f"{table.name}.{column.name} is encrypted and cannot be part of {type(part).__name__}: "
-                "equal values are stored as different bytes, so it would find nothing"
-            )
+    for element in part.expressions if isinstance(part, Index) else part.columns:
+        for column in _outside_tokens(element):
+            if isinstance(column.type, EncryptedType):
+                raise ConfigurationError(
+                    f"{table.name}.{column.name} is encrypted and cannot be part of {type(part).__name__}: "
+                    "equal values are stored as different bytes, so it would find nothing",
+                    hint="declare the column with index=True, or index=BlindIndex(unique=True); an index of your own "
+                    "is Index(name, …, Model.column.blind_index, unique=True)",
+                )
+
+
+def _outside_tokens(element: Any) -> list[Column[Any]]:
+    """Return the columns of an expression, other than those of which only a token is used."""
+    if isinstance(element, TokenOf):
+        return []
+    if isinstance(element, Column):
+        return [element]
+    children = element.get_children() if isinstance(element, ClauseElement) else ()
+    return [column for child in children for column in _outside_tokens(child)]
 
 
 event.listen(Index, "after_parent_attach", _refuse_key)
@@ -273,12 +355,21 @@ class EncryptedDateTime(EncryptedType[dt.datetime]):
         timezone: True for aware datetimes, kept with their UTC offset (not with the zone's name); False for naive ones.
             The other kind is refused.
         context: See `EncryptedType`.
+        index: Likewise.
+        tokens: Likewise.
     """
 
     cache_ok = True
 
-    def __init__(self, timezone: bool = False, *, context: str | None = None) -> None:
-        super().__init__(context=context)
+    def __init__(
+        self,
+        timezone: bool = False,
+        *,
+        context: str | None = None,
+        index: bool | BlindIndex = False,
+        tokens: Mapping[str, Part | BlindIndex] | None = None,
+    ) -> None:
+        super().__init__(context=context, index=index, tokens=tokens)
         self.timezone = timezone
 
     def encoding(self) -> Encoding[Any]:
@@ -307,12 +398,15 @@ class EncryptedEnum(EncryptedType[enum.Enum]):
     Args:
         enum_class: The enumeration.
         context: See `EncryptedType`.
+        index: Likewise; it wants `BlindIndex` with ``low_entropy=True``.
     """
 
     cache_ok = True
 
-    def __init__(self, enum_class: type[enum.Enum], *, context: str | None = None) -> None:
-        super().__init__(context=context)
+    def __init__(
+        self, enum_class: type[enum.Enum], *, context: str | None = None, index: bool | BlindIndex = False
+    ) -> None:
+        super().__init__(context=context, index=index)
         self.enum_class = enum_class
         encoding.enum_codec(enum_class)  # two names with one number are refused here, not at the first value
 
