@@ -100,16 +100,13 @@ class Lacking:
         # A plain column by name: what is compared is a header's bytes, not a value.
         stored = column(name, LargeBinary)
         columns: list[Any] = [stored]
-        mine = [_part(stored, _KEYSET) == keyset.identity.keyset_bytes]
+        mine = [owned(stored, keyset)]
         owner = home.columns.get(tenant_column) if tenant_column is not None else None
         if owner is not None and isinstance(owner.type, String):  # where there is an index on it, that is used
             columns.append(column(owner.name, String))
             mine.append(columns[-1] == tenant)
-        generations = [bytes((each,)) for each in sorted(keyset.index_generations)]
         self._mine: ColumnElement[bool] = and_(*mine)
-        self._lacks: ColumnElement[bool] = not_(
-            and_(_part(stored, _TOKENS) > bytes((searched.slot.number,)), _part(stored, _GENERATION).in_(generations))
-        )
+        self._lacks = lacking(stored, searched.slot.number + 1, keyset.index_generations)
         self._table = table(home.name, *columns, schema=home.schema)
 
     def any(self) -> Any:
@@ -121,6 +118,17 @@ class Lacking:
         missing = select(func.count()).select_from(self._table).where(self._mine, self._lacks).scalar_subquery()
         total = select(func.count()).select_from(self._table).where(self._mine).scalar_subquery()
         return select(missing, total)
+
+
+def owned(stored: ColumnElement[bytes], keyset: Keyset) -> ColumnElement[bool]:
+    """Return the condition that a stored value was sealed for a tenant."""
+    return _part(stored, _KEYSET) == keyset.identity.keyset_bytes
+
+
+def lacking(stored: ColumnElement[bytes], tokens: int, generations: Iterable[int]) -> ColumnElement[bool]:
+    """Return the condition that a stored value has fewer tokens than so many, or of other index keys than these."""
+    live = [bytes((each,)) for each in sorted(generations)]
+    return not_(and_(_part(stored, _TOKENS) >= bytes((tokens,)), _part(stored, _GENERATION).in_(live)))
 
 
 def not_ready(tenant: str, searched: Searched, missing: int, total: int) -> IndexNotReadyError:
