@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.vectors import build, cases, identity, named
 
 from pii_vault import encoding, primitives
-from pii_vault.blind_index import FULL_BITS, After, Form, LastChars, Part, Prefix, Whole, normaliser, token
+from pii_vault.blind_index import FULL_BITS, After, Bucket, Form, LastChars, Part, Prefix, Whole, normaliser, token
 from pii_vault.context import index_context
 from pii_vault.encoding import Encoding
 from pii_vault.errors import ConfigurationError, EncodingError
@@ -39,10 +39,21 @@ ENCODINGS: dict[str, Encoding[Any]] = {
 PARTS = {"whole": Whole(), "last(4)": LastChars(4), "prefix(3)": Prefix(3), "after(@)": After("@")}
 
 
+UNITS = {"y": "years", "m": "months", "d": "days"}
+
+
+def part_of(text: str) -> Part | Bucket:
+    """Return the part that a form's text names."""
+    if text in PARTS:
+        return PARTS[text]
+    size = text.removeprefix("bucket(").removesuffix(")")
+    return Bucket(**{UNITS[size[-1]]: int(size[:-1])}) if size[-1] in UNITS else Bucket(width=Decimal(size))
+
+
 def form_of(text: str) -> Form:
     kind, *normalise, part, bits = text.split(";")
     names = tuple(name.partition("/")[0] for name in normalise)
-    return Form.of(ENCODINGS[kind], normalise=names, part=PARTS[part], bits=int(bits))
+    return Form.of(ENCODINGS[kind], normalise=names, part=part_of(part), bits=int(bits))
 
 
 @pytest.mark.parametrize("case", cases("tokens.json"), ids=named)

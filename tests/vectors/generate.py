@@ -1137,7 +1137,7 @@ def unopened_ends(five: Case) -> Iterator[Case]:
 
 # The files.
 
-# Blind-index tokens: the message of each value stands here as bytes, made by hand from docs/format.md, section 8.
+# Blind-index tokens: the message of each value stands here as bytes, made by hand from docs/format.md, section 10.
 
 
 def index_context(algorithm: int, owner: Owner, index: str, form: str) -> bytes:
@@ -1231,6 +1231,71 @@ def token_cases() -> Iterator[Case]:
         bytes.fromhex("00112233445566778899aabbccddeeff"),
     )
     yield token_case("true", "bool;whole;128", {"bool": True}, b"\x01")
+    yield from bucket_cases()
+
+
+def bucket_cases() -> Iterator[Case]:
+    """The message is the number of the bucket, in two's complement: counted by hand."""
+    for date, size, message in (
+        ("1984-05-17", "10y", "00c6"),
+        ("1990-01-01", "10y", "00c7"),
+        ("0001-01-01", "10y", "00"),
+        ("9999-12-31", "10y", "03e7"),
+        ("2000-02-29", "1y", "07d0"),
+        ("2000-02-29", "1m", "5dc1"),
+        ("2000-02-29", "18m", "0535"),
+        ("0001-01-01", "1m", "0c"),
+        ("0001-01-07", "7d", "00"),
+        ("0001-01-08", "7d", "01"),
+        ("1970-01-01", "1d", "0af93a"),
+        ("2024-03-03", "7d", "019c5b"),
+        ("2024-03-04", "7d", "019c5c"),
+    ):
+        yield token_case(f"{date} of {size}", f"date;bucket({size});128", {"date": date}, bytes.fromhex(message))
+    for moment, size, message in (
+        ("1969-12-31T23:59:59.999999", "1d", "0af939"),
+        ("1999-12-31T23:59:59.999999", "10y", "00c7"),
+        ("2000-01-01T00:00:00", "10y", "00c8"),
+        ("0001-01-01T00:00:00", "7d", "00"),
+    ):
+        form = f"datetime;bucket({size});128"
+        yield token_case(f"{moment} of {size}", form, {"datetime": moment}, bytes.fromhex(message))
+    for moment, size, message in (
+        ("2000-01-01T00:30:00+01:00", "1m", "5dbf"),
+        ("1999-12-31T23:30:00+00:00", "1m", "5dbf"),
+        ("1999-12-31T23:30:00-01:00", "1m", "5dc0"),
+        ("0001-01-01T00:00:00+00:01", "1y", "00"),
+        ("0001-01-01T00:00:00+00:01", "7d", "ff"),
+        ("9999-12-31T23:59:00-00:01", "1y", "2710"),
+    ):
+        form = f"instant;bucket({size});128"
+        yield token_case(f"{moment} of {size}", form, {"datetime": moment}, bytes.fromhex(message))
+    for number, size, message in (
+        ("0", "100", "00"),
+        ("99", "100", "00"),
+        ("100", "100", "01"),
+        ("-1", "100", "ff"),
+        ("-100", "100", "ff"),
+        ("-101", "100", "fe"),
+        ("12799", "100", "7f"),
+        ("12800", "100", "0080"),
+        (str(2**63), "1000000000000000000", "09"),
+    ):
+        yield token_case(f"{number} of {size}", f"int;bucket({size});128", {"int": number}, bytes.fromhex(message))
+    for number, size, message in (
+        ("1.10", "0.5", "02"),
+        ("0.49999", "0.5", "00"),
+        ("0.50", "0.5", "01"),
+        ("-0.00", "0.5", "00"),
+        ("-0.01", "0.5", "ff"),
+        ("1E+3", "0.5", "07d0"),
+        ("99.99", "100", "00"),
+        ("-1E-1000", "100", "ff"),
+        ("0.3", "0.1", "03"),
+    ):
+        form = f"decimal;bucket({size});128"
+        yield token_case(f"{number} of {size}", form, {"decimal": number}, bytes.fromhex(message))
+    yield token_case("20 bits of a decade", "date;bucket(10y);20", {"date": "1984-05-17"}, bytes.fromhex("00c6"))
 
 
 def documents() -> dict[str, dict[str, Any]]:

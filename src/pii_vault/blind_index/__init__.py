@@ -8,6 +8,8 @@ tokens of different forms have nothing in common. docs/format.md, section 10, sp
 How a query asks for a token is not known here.
 """
 
+from .buckets import MOST_BUCKETS as MOST_BUCKETS
+from .buckets import Bucket as Bucket
 from .declaration import INDEX as INDEX
 from .declaration import BlindIndex as BlindIndex
 from .declaration import Declared as Declared

@@ -10,7 +10,8 @@ from typing import Any, Final
 from .. import primitives
 from ..encoding import Encoding
 from ..envelope import TOKEN_BYTES
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, UnsupportedOperationError
+from .buckets import Bucket, Buckets
 from .messages import kind_of
 from .normalisers import named
 from .parts import Part, Whole
@@ -34,6 +35,7 @@ class Form:
     _message: Callable[[Any], bytes] = field(repr=False, compare=False)
     _normalise: tuple[Callable[[str], str], ...] = field(repr=False, compare=False)
     _part: Part = field(repr=False, compare=False)
+    _buckets: Buckets | None = field(repr=False, compare=False)
 
     @classmethod
     def of(
@@ -41,7 +43,7 @@ class Form:
         encoding: Encoding[Any],
         *,
         normalise: tuple[str, ...] = (),
-        part: Part | None = None,
+        part: Part | Bucket | None = None,
         bits: int = FULL_BITS,
     ) -> Form:
         """Return the form of a column.
@@ -49,21 +51,25 @@ class Form:
         Args:
             encoding: How the column's values are encoded.
             normalise: The names of normalisers, in the order in which they are applied; for text only.
-            part: Which part of the text; all of it by default.
+            part: Which part of the text, all of it by default; or the bucket of a date or a number.
             bits: How many bits of a token are kept.
 
         Raises:
-            ConfigurationError: values of this kind have no index, or no normalisers and parts.
+            ConfigurationError: values of this kind have no index, or no such normalisers, parts or buckets.
         """
         kind, message = kind_of(encoding)
+        buckets = Buckets.of(part, kind, message) if isinstance(part, Bucket) else None
         part = part or Whole()
-        if kind != "text" and (normalise or not isinstance(part, Whole)):
+        if kind != "text" and (normalise or not isinstance(part, Whole | Bucket)):
             raise ConfigurationError(f"a column of {kind} values has neither normalisers nor parts: only text has")
         if not 1 <= bits <= FULL_BITS:
             raise ConfigurationError(f"a token keeps 1 to {FULL_BITS} bits")
         functions = [named(name) for name in normalise]
         text = ";".join((kind, *(name for name, _ in functions), part.text(), str(bits)))
-        return cls(text, bits, message, tuple(function for _, function in functions), part)
+        normalisers = tuple(function for _, function in functions)
+        if buckets is not None:
+            message = buckets.message
+        return cls(text, bits, message, normalisers, part if isinstance(part, Part) else Whole(), buckets)
 
     def message(self, value: Any) -> bytes | None:
         """Return a stored value's message, or None if it has no such part.
@@ -77,12 +83,25 @@ class Form:
         return None if found is None else self._message(found)
 
     def asked(self, value: Any) -> bytes:
-        """Return the message of what a query asks for: the part itself, where the form has one.
+        """Return the message of what a query asks for: the part itself, where the form has one; any value of a bucket.
 
         Raises:
             EncodingError: no value of the column has this part; the error does not hold it.
         """
         return self._message(self._normalised(value) if isinstance(value, str) else value)
+
+    def span(self, low: Any, below: Any) -> list[bytes]:
+        """Return the messages of the buckets of a range: those of all values from `low` to less than `below`.
+
+        Raises:
+            EncodingError: a bound is no value of the column; the error does not hold it.
+            UnsupportedOperationError: the form has no buckets, a bound is in the middle of one, or there are too many.
+        """
+        if self._buckets is None:
+            raise UnsupportedOperationError(
+                "a token that is not made of a Bucket answers no range", hint="declare one with part Bucket(...)"
+            )
+        return self._buckets.span(low, below)
 
     def _normalised(self, text: str) -> str:
         self._message(text)  # what is no text of the column's is refused before anybody works on it

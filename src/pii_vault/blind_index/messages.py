@@ -36,7 +36,7 @@ def kind_of(encoding: Encoding[Any]) -> tuple[str, Message]:
         return encode(value)[1]
 
     if names == {"int64", "bigint"}:
-        return "int", lambda value: _integer(encoded(value))
+        return "int", lambda value: of_integer(int.from_bytes(encoded(value), "big", signed=True))
     (name,) = names
     if name == "float64":
         return "float", lambda value: _float(encoded(value))
@@ -64,9 +64,8 @@ _KINDS: Final = {
 }
 
 
-def _integer(encoded: bytes) -> bytes:
-    """Return two's complement in as few bytes as possible, whichever codec it was."""
-    number = int.from_bytes(encoded, "big", signed=True)
+def of_integer(number: int) -> bytes:
+    """Return two's complement in as few bytes as possible."""
     size = (number if number >= 0 else ~number).bit_length() // 8 + 1
     return number.to_bytes(size, "big", signed=True)
 
