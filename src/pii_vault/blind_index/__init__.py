@@ -27,3 +27,6 @@ from .parts import LastChars as LastChars
 from .parts import Part as Part
 from .parts import Prefix as Prefix
 from .parts import Whole as Whole
+from .planning import Plan as Plan
+from .planning import Verdict as Verdict
+from .planning import plan as plan
