@@ -9,6 +9,7 @@ Compatibility of stored data: a value sealed by any release opens under every la
 from ._version import __version__ as __version__
 from .blind_index import After as After
 from .blind_index import BlindIndex as BlindIndex
+from .blind_index import Bucket as Bucket
 from .blind_index import LastChars as LastChars
 from .blind_index import Prefix as Prefix
 from .blind_index import normaliser as normaliser

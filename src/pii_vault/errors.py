@@ -10,7 +10,8 @@
     ├── EncodingError                   the value does not fit the column's type (also a ValueError)
     ├── UnsupportedOperationError       SQL that a sealed column cannot answer; says what can
     ├── BlindIndexError                 a column is not searched now: the answer could be wrong
-    │   └── IndexNotReadyError          some values have no token yet; says how many
+    │   ├── IndexNotReadyError          some values have no token yet; says how many
+    │   └── DuplicateValueError         a unique value is there already (also SQLAlchemy's IntegrityError)
     ├── OpenError                       stored bytes could not be turned back into a value
     │   ├── FormatError                 they are not a sealed value this release knows
     │   │   └── NotEncryptedError       they are not a sealed value at all
@@ -43,7 +44,9 @@ the loop.)
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DontWrapMixin
+from typing import Any
+
+from sqlalchemy.exc import DontWrapMixin, IntegrityError
 
 
 class PiiVaultError(DontWrapMixin, Exception):
@@ -105,6 +108,20 @@ class IndexNotReadyError(BlindIndexError):
         super().__init__(message, hint=hint)
         self.missing = missing
         self.total = total
+
+
+class DuplicateValueError(BlindIndexError, IntegrityError):
+    """Another row has this value, and the column's index is unique: what the database itself says at other times.
+
+    Raised while an index key is being replaced. Like any `IntegrityError` it leaves a transaction to be rolled back.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        IntegrityError.__init__(self, None, None, ValueError(message))
+        BlindIndexError.__init__(self, message, hint=hint)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
 
 
 class OpenError(PiiVaultError):

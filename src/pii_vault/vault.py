@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -26,10 +27,12 @@ from .lifecycle.rewrap_all import Moved
 from .lifecycle.rotation import Rotation
 from .lifecycle.schedule import Due
 from .lifecycle.validation import Outcome
-from .orm.attachment import Attachment
+from .orm.attachment import Attachment, attached
 from .orm.engine import attach_engine
 from .orm.session import attach_session
+from .reencryption import indexing
 from .reencryption.coverage import values_under
+from .reencryption.indexing import Built, IndexRotation, IndexStatus
 from .scope import Scope
 from .telemetry import telemetry
 
@@ -322,6 +325,81 @@ class Vault:
             return values_under(engine, metadata, snapshot.tenant.identity.keyset_id, record.version)
 
         return ending.destroy(self._parts, tenant, version, reason, rows, dry_run=dry_run)
+
+    def index_status(self, tenant: str, *, metadata: MetaData, engine: Engine) -> list[IndexStatus]:
+        """Say how far each index and token is for a tenant: how many values lack theirs, and whether it is searched.
+
+        Args:
+            tenant: The tenant's name.
+            metadata: The application's tables.
+            engine: On the application's database.
+        """
+        with self._reaching(engine, tenant) as scope:
+            return indexing.status(engine, scope, metadata)
+
+    def build_index(
+        self,
+        tenant: str,
+        *,
+        metadata: MetaData,
+        engine: Engine,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> Built:
+        """Give every value of a tenant the tokens that its column declares, while the application goes on writing.
+
+        Rows are written by compare and swap, in batches. Ended in any way and called again, it goes on where it was.
+
+        Args:
+            tenant: The tenant's name.
+            metadata: The application's tables.
+            engine: On the application's database.
+            progress: Told how many rows are done, of how many.
+        """
+        with self._reaching(engine, tenant) as scope:
+            return indexing.build(engine, scope, metadata, progress)
+
+    def rotate_index(
+        self,
+        tenant: str,
+        *,
+        metadata: MetaData,
+        engine: Engine,
+        reason: str = "",
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> IndexRotation:
+        """Do the next step of replacing a tenant's index key. Call it again when it says so, until it is finished.
+
+        Values are found throughout. Columns are not compared with each other, and not grouped, until it is finished.
+
+        Args:
+            tenant: The tenant's name.
+            metadata: The application's tables: all that have tokens, or values would not be found any longer.
+            engine: On the application's database.
+            reason: Why, for the audit log.
+            progress: Told how many rows are done, of how many.
+        """
+        with self._reaching(engine, tenant) as scope:
+            return indexing.rotate(self._parts, engine, scope, metadata, reason, progress)
+
+    def drop_index(self, tenant: str, context: str, slot: int) -> bool:
+        """Let a slot of a column be searched no longer, so that writers need not know it; False if it was not searched.
+
+        Args:
+            tenant: The tenant's name.
+            context: The column's context id.
+            slot: The slot.
+        """
+        dropped = self._store.drop_ready(tenant, context, slot)
+        self._keyring.evict(tenant)
+        return dropped
+
+    @contextmanager
+    def _reaching(self, engine: Engine, tenant: str) -> Iterator[Scope]:
+        """Attach an engine that is not, and enter a tenant's scope."""
+        if attached(engine.dialect) is None:
+            attach_engine(engine, Attachment(self._keyring, self._default, None))
+        with Scope(self._keyring, tenant) as scope:
+            yield scope
 
     @property
     def platform_key(self) -> str:

@@ -18,6 +18,7 @@ PUBLIC = [
     "After",
     "AwsKms",
     "BlindIndex",
+    "Bucket",
     "EncryptedArray",
     "EncryptedBoolean",
     "EncryptedBytes",

@@ -15,10 +15,12 @@ from .declaration import BlindIndex as BlindIndex
 from .declaration import Declared as Declared
 from .declaration import ReadySlot as ReadySlot
 from .declaration import Slot as Slot
+from .declaration import Token as Token
 from .declaration import declared as declared
 from .declaration import slots_of as slots_of
 from .form import FULL_BITS as FULL_BITS
 from .form import Form as Form
+from .form import Message as Message
 from .form import token as token
 from .messages import kind_of as kind_of
 from .normalisers import normaliser as normaliser

@@ -14,6 +14,7 @@ from typing import Any, Final
 from ..encoding import Encoding
 from ..envelope import HEADER_BYTES, MAX_TOKENS, TOKEN_BYTES
 from ..errors import ConfigurationError
+from .buckets import Bucket
 from .form import FULL_BITS, Form
 from .messages import kind_of
 from .parts import Part, Whole
@@ -29,7 +30,7 @@ class BlindIndex:
     Args:
         unique: Whether no two rows of a tenant may have the same value; then the database checks it.
         normalise: The names of normalisers, in the order in which they are applied: ``("nfkc", "casefold")``.
-        part: Which part of a value; all of it by default.
+        part: Which part of a text, or which `Bucket` of a date or a number; all of it by default.
         bits: How many bits of a token are kept. Fewer than 128 find other values too, and tell less.
         name: The index's name, by default the column's context. Columns that share it can be compared with each other.
         slot: Its place in the sealed value, 0 to 14; by default the first that is free, the index before the tokens.
@@ -40,7 +41,7 @@ class BlindIndex:
 
     unique: bool = False
     normalise: tuple[str, ...] = ()
-    part: Part = field(default_factory=Whole)
+    part: Part | Bucket = field(default_factory=Whole)
     bits: int = FULL_BITS
     name: str | None = None
     slot: int | None = None
@@ -68,11 +69,14 @@ _DEFAULT: Final = BlindIndex()
 INDEX: Final = ""
 """The label of a column's index among its tokens."""
 
+Token = Part | Bucket | BlindIndex
+"""What a token can be declared with."""
+
 Declared = tuple[tuple[str, BlindIndex], ...]
 """What a column declares: its index, labelled `INDEX`, and its tokens by their labels."""
 
 
-def declared(index: bool | BlindIndex, tokens: Mapping[str, Part | BlindIndex] | None) -> Declared:
+def declared(index: bool | BlindIndex, tokens: Mapping[str, Token] | None) -> Declared:
     """Return what a column declares, from the arguments of its type.
 
     Raises:
@@ -84,7 +88,7 @@ def declared(index: bool | BlindIndex, tokens: Mapping[str, Part | BlindIndex] |
     for label, token in (tokens or {}).items():
         if not _LABEL.fullmatch(label):
             raise ConfigurationError("a token's name is 1 to 32 of a-z 0-9 _, beginning with a letter")
-        if not isinstance(token, Part | BlindIndex):
+        if not isinstance(token, Part | Bucket | BlindIndex):
             raise ConfigurationError(
                 f"token {label!r} is a {type(token).__name__}", hint="declare LastChars(4), or BlindIndex(part=…)"
             )

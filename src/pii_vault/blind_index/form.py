@@ -21,6 +21,17 @@ FULL_BITS: Final = 8 * TOKEN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """A message that a query asks for as it is: that of a bucket, which no one value stands for.
+
+    Attributes:
+        content: The message. It tells as much as a value does, and is not shown.
+    """
+
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
     """How values of one kind become tokens.
 
@@ -88,6 +99,8 @@ class Form:
         Raises:
             EncodingError: no value of the column has this part; the error does not hold it.
         """
+        if isinstance(value, Message):
+            return value.content
         return self._message(self._normalised(value) if isinstance(value, str) else value)
 
     def span(self, low: Any, below: Any) -> list[bytes]:

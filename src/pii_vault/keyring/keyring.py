@@ -168,6 +168,10 @@ class Keyring:
             if keyset is not None and fetching.serves(keyset, version, joined):
                 return keyset
 
+    def longest_use(self, tenant: TenantRecord) -> float:
+        """Return for how many seconds a process may use a tenant's keyset after it has fetched it."""
+        return self._loader.longest_use(tenant)
+
     # What makes keysets go.
 
     def saw(self, keyset: Keyset, version: int) -> None:

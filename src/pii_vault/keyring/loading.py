@@ -61,6 +61,10 @@ class Loader:
         with self._lock:
             return self._terms_of.get(tenant, self._terms)
 
+    def longest_use(self, tenant: TenantRecord) -> float:
+        """Return for how many seconds a tenant's keyset is used at most."""
+        return self._terms.of(tenant).lifetime
+
     def load(self, tenant: str) -> Keyset:
         """Fetch a tenant's keyset.
 

@@ -55,9 +55,22 @@ def first_index_key(parts: Parts, tenant: TenantRecord, address: KmsKey, kek: Ke
 
     It is opened once again before it counts: what cannot be opened is never stored.
     """
-    record = _new_key(parts, tenant, address, kek, Reason.INITIAL, Purpose.INDEX, None)
+    record = new_index_key(parts, tenant, address, kek, Reason.INITIAL, None)
     kek.unwrap(record)
     return _activated(kek, record, epoch=1, now=parts.now(), due_at=None)
+
+
+def new_index_key(
+    parts: Parts, tenant: TenantRecord, address: KmsKey, kek: Kek, reason: Reason, previous: int | None
+) -> KeyRecord:
+    """Make an index key of a tenant, PRE_ACTIVE, behind the generation that there was before, if any."""
+    return _new_key(parts, tenant, address, kek, reason, Purpose.INDEX, previous)
+
+
+def activated_index_key(snapshot: Snapshot, kek: Kek, record: KeyRecord, now: datetime) -> KeyRecord:
+    """Return a PRE_ACTIVE index key as it is once ACTIVE; it has no day on which its successor is due."""
+    epoch = max(key.epoch for key in snapshot.keys if key.purpose is Purpose.INDEX) + 1
+    return _activated(kek, record, epoch=epoch, now=now, due_at=None)
 
 
 def _new_key(

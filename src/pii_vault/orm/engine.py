@@ -19,7 +19,7 @@ from sqlalchemy.util import concurrency
 
 from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
 from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
-from . import checker, readiness, search
+from . import checker, readiness, search, uniqueness
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .comparator import refused
 from .processors import Asked
@@ -39,6 +39,9 @@ class _CheckedCompiler(SQLCompiler):
     compares_tokens: bool = False
     """Whether tokens are compared with each other, so that all have to be of one generation of index keys."""
 
+    unique_values: Mapping[str, Any] = {}
+    """The parameters that write columns with a unique index, and the columns' types."""
+
     _granted: tuple[Any, ...] = ()
     """The columns that may be sealed in the position being rendered."""
 
@@ -57,6 +60,7 @@ class _CheckedCompiler(SQLCompiler):
             raise refusal
         results = (entry[3] for entry in self._result_columns)
         binds = (bind.type for bind in getattr(self, "binds", {}).values())
+        self.unique_values = uniqueness.written(getattr(self, "binds", {})) if self.isinsert or self.isupdate else {}
         self.touches_sealed = any(isinstance(kind, EncryptedType | Lookup) for kind in (*results, *binds)) or bool(
             self.searched
         )
@@ -196,6 +200,7 @@ def attach_engine(engine: Engine, attachment: Attachment) -> None:
     hooks = _Hooks(attachment)
     event.listen(engine, "before_execute", hooks.before_execute)
     event.listen(engine, "before_cursor_execute", hooks.before_cursor_execute)
+    event.listen(engine, "after_cursor_execute", hooks.after_cursor_execute)
 
 
 def warm(scope: Scope, need: int = 0) -> None:
@@ -257,6 +262,19 @@ class _Hooks:
                 compares_tokens=compiled.compares_tokens,
             )
 
+        if compiled.unique_values and context.isinsert:
+            _refuse_duplicates(connection, scope, context)
+
+    def after_cursor_execute(
+        self, connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
+    ) -> None:
+        """Refuse an UPDATE that has made two rows of one unique value, where the database cannot see it."""
+        compiled = context.compiled
+        if isinstance(compiled, _CheckedCompiler) and compiled.unique_values and context.isupdate:
+            scope = self._attachment.scope()
+            if scope is not None:
+                _refuse_duplicates(connection, scope, context)
+
     def _facts_about(self, table: Table) -> _Facts:
         facts = self._facts.get(table)
         if facts is None:
@@ -275,6 +293,15 @@ class _Facts(NamedTuple):
 
     tenant_key: str | None
     sealed: int
+
+
+def _refuse_duplicates(connection: Connection, scope: Scope, context: Any) -> None:
+    if len(scope.renew().index_generations) < 2:
+        return  # the database's own index sees them
+    error = uniqueness.check(connection, scope, context.compiled.unique_values, context.compiled_parameters)
+    del context
+    if error is not None:
+        raise error
 
 
 def _purpose(bind: Any) -> Any:

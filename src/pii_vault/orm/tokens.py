@@ -22,7 +22,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.types import TypeEngine
 
-from ..blind_index import INDEX, Slot
+from ..blind_index import INDEX, Message, Slot
 from ..envelope import TOKEN_BYTES
 from ..errors import ConfigurationError, UnsupportedOperationError
 from .attachment import required
@@ -98,6 +98,18 @@ class TokenComparator(TypeDecorator.Comparator[Any]):
         For tokens of fewer than 128 bits. `pii_vault.matching` keeps the rows that have the value.
         """
         return super().operate(operators.eq, value)
+
+    def span(self, low: Any, below: Any) -> ColumnElement[bool]:
+        """Build a condition on the values from `low` to less than `below`, for a token that is made of a `Bucket`.
+
+        Raises:
+            UnsupportedOperationError: a bound lies inside a bucket, so the database cannot tell; or there are too many.
+            EncodingError: a bound is no value of the column.
+        """
+        token: Any = self.expr
+        if not token.slot.exact:
+            raise inexact("a range", token)
+        return super().operate(operators.in_op, [Message(each) for each in token.slot.form.span(low, below)])
 
     def _refusal(self, op: Any) -> UnsupportedOperationError | None:
         name = getattr(op, "__name__", op)

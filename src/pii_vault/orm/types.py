@@ -20,7 +20,7 @@ from sqlalchemy.sql.elements import ClauseElement, _truncated_label
 from sqlalchemy.types import TypeEngine
 
 from .. import encoding
-from ..blind_index import INDEX, BlindIndex, Part, Slot, declared, slots_of
+from ..blind_index import INDEX, BlindIndex, Slot, Token, declared, slots_of
 from ..context import context_id
 from ..encoding import Encoding
 from ..errors import ConfigurationError, EncodingError
@@ -62,7 +62,7 @@ class EncryptedType(TypeDecorator[T]):
         *,
         context: str | None = None,
         index: bool | BlindIndex = False,
-        tokens: Mapping[str, Part | BlindIndex] | None = None,
+        tokens: Mapping[str, Token] | None = None,
     ) -> None:
         super().__init__()
         self.context = context
@@ -367,7 +367,7 @@ class EncryptedDateTime(EncryptedType[dt.datetime]):
         *,
         context: str | None = None,
         index: bool | BlindIndex = False,
-        tokens: Mapping[str, Part | BlindIndex] | None = None,
+        tokens: Mapping[str, Token] | None = None,
     ) -> None:
         super().__init__(context=context, index=index, tokens=tokens)
         self.timezone = timezone

@@ -1,8 +1,8 @@
 """Seal stored values anew, online: a batch of rows after the other, in order of the primary key.
 
 A row is written only over the very bytes that were read (compare and swap), so nothing that somebody writes meanwhile
-is lost; each batch is a transaction of its own, and which rows are left is read off their headers, so a run that was ended
-in any way is simply started again. Nothing of the ORM takes part: no event, no ``onupdate``, no version counter.
+is lost. Each batch is a transaction of its own, and which rows are left is read off their headers, so a run that was
+ended in any way is simply started again. Nothing of the ORM takes part: no event, no ``onupdate``, no version counter.
 """
 
 from __future__ import annotations
@@ -229,8 +229,8 @@ class Resealing:
             return sum(self._write([change]) for change in changes)
         (change,) = changes
         key = [change[f"key_{i}"] for i in range(len(self._key))]
-        for name in self._stored:
-            if f"after_{name}" in change:
+        for name, kind in self._target.kinds.items():
+            if f"after_{name}" in change and any(slot is not None and slot.unique for slot in kind.slots):
                 self._problem(name, key, "another row has the same value, and the index is unique")
         return 0
 

@@ -1,0 +1,69 @@
+"""Keep values unique while an index key is being replaced.
+
+The database's unique index compares tokens of one generation of index keys. While two live, a row with the other one's
+token of the same value would go unnoticed. So each statement that writes such a column looks for one: an INSERT before
+it is executed, an UPDATE afterwards, when the row that it has changed has the new token itself. Two transactions at
+once can miss each other; the replacement finds what they leave when it seals the rows anew: the unique index
+refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, LargeBinary, column, func, literal, select, table
+
+from ..blind_index import Slot
+from ..envelope import TOKEN_BYTES
+from ..errors import DuplicateValueError
+from ..scope import Scope
+from ..sealing import Keyset
+
+
+def written(binds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the types of the parameters that write a column with a unique index, by the parameters' names."""
+    unique = {}
+    for name, bind in binds.items():
+        if any(slot is not None and slot.unique for slot in getattr(bind.type, "slots", None) or ()):
+            unique[name] = bind.type
+    return unique
+
+
+def check(
+    connection: Connection, scope: Scope, types: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> DuplicateValueError | None:
+    """Return the error for a value that another row has, by a token of another generation; None if there is none.
+
+    Args:
+        connection: What the statement is executed on.
+        scope: Whose values they are.
+        types: From `written`.
+        rows: The parameters, as the application gave them.
+    """
+    keyset = scope.renew()
+    others = keyset.index_generations - {keyset.index_generation}
+    for name, kind in types.items():
+        values = [row[name] for row in rows if row.get(name) is not None]
+        for slot in kind.slots:
+            if slot is not None and slot.unique and values and others:
+                tokens = {token for value in values for token in _tokens(keyset, slot, value, others)}
+                if _exists(connection, kind.home, slot, tokens):
+                    return DuplicateValueError(
+                        f"another row has a value that is written to {kind.context!r}, which is unique; it was sealed "
+                        f"with the other one of two index keys of tenant {scope.tenant!r}",
+                    )
+    return None
+
+
+def _tokens(keyset: Keyset, slot: Slot, value: Any, generations: Iterable[int]) -> list[bytes]:
+    message = slot.form.message(value)
+    return [keyset.token(slot.index, slot.form, message, generation) for generation in generations]
+
+
+def _exists(connection: Connection, home: Any, slot: Slot, tokens: set[bytes]) -> bool:
+    owner, name = home
+    stored = column(name, LargeBinary)
+    found = func.substr(stored, slot.start, TOKEN_BYTES, type_=LargeBinary).in_(tokens)
+    query = select(literal(1)).select_from(table(owner.name, stored, schema=owner.schema)).where(found).limit(1)
+    return connection.execute(query).first() is not None
