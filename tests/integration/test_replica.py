@@ -13,7 +13,8 @@ from sqlalchemy import Connection, String, create_engine, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import NullPool
 from tests.support.clocks import Clocks
-from tests.support.postgres import EmbeddedPostgres, PostgresUnavailableError
+from tests.support.child_server import ServerUnavailableError
+from tests.support.postgres import EmbeddedPostgres
 
 from pii_vault import EncryptedString, LocalKms, Vault
 from pii_vault.errors import KeyNotFoundError, KeyStoreBehindError
@@ -85,7 +86,7 @@ class Pair:
 def servers() -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
     try:
         primary = EmbeddedPostgres()
-    except PostgresUnavailableError as error:
+    except ServerUnavailableError as error:
         pytest.skip(f"a standby is made of the wheel's PostgreSQL: {error}")
     primary.start()
     standby = primary.standby()

