@@ -12,6 +12,8 @@ import sqlalchemy
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+from tests.support.child_server import ServerUnavailableError
+from tests.support.mariadb import MariaDBServer, start_mariadb
 from tests.support.postgres import PostgresServer, start_crashable_postgres, start_postgres
 from tests.support.strict_kms import StrictKms
 
@@ -45,6 +47,25 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     name = postgres_server.create_database()
     yield postgres_server.url(name)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """One server for each test process. A machine without MariaDB skips its tests."""
+    try:
+        server = start_mariadb()
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDBServer) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh MariaDB database: for the application's tables, never for a key store."""
+    name = mariadb_server.create_database()
+    yield mariadb_server.url(name)
+    mariadb_server.drop_database(name)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Connection, String, create_engine, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import NullPool
-from tests.support.clocks import Clocks
 from tests.support.child_server import ServerUnavailableError
+from tests.support.clocks import Clocks
 from tests.support.postgres import EmbeddedPostgres
 
 from pii_vault import EncryptedString, LocalKms, Vault

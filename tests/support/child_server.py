@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,26 @@ class Watchdog:
     def finish(self) -> None:
         """Let it clean up, and wait for it."""
         self._process.communicate()
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs. An orphan that nobody has waited for yet has ended all the same."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until_gone(pid: int, folder: Path) -> None:
+    """Wait until a server and its folder are no more."""
+    deadline = time.monotonic() + 60
+    while is_alive(pid) or folder.exists():
+        assert time.monotonic() < deadline, "still there after 60 s"
+        time.sleep(0.05)
 
 
 def _can_enter(folder: str, user: str | None) -> bool:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -15,6 +14,7 @@ import pytest
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.support import postgres
+from tests.support.child_server import is_alive, wait_until_gone
 from tests.support.postgres import EmbeddedPostgres, ExternalPostgres, PostgresServer, start_postgres
 from tests.support.urls import async_url, async_urls
 
@@ -136,7 +136,7 @@ def test_a_server_that_is_closed_leaves_no_process_and_no_folder() -> None:
     server.close()
 
     assert pid is not None
-    assert not _is_alive(pid)
+    assert not is_alive(pid)
     assert not folder.exists()
 
 
@@ -157,7 +157,7 @@ def test_a_test_process_that_is_ended_takes_its_server_along(end: signal.Signals
         pid, folder = process.stdout.readline().split()
         process.send_signal(end)
 
-    _wait_until(lambda: not _is_alive(int(pid)) and not Path(folder).exists())
+    wait_until_gone(int(pid), Path(folder))
 
 
 def test_a_named_server_is_used_and_never_stopped(
@@ -198,22 +198,3 @@ def _rows(engine: Engine) -> int | None:
 
 def _root() -> Path:
     return Path(__file__).resolve().parents[2]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    # An orphan that nobody has waited for yet has ended all the same.
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "still there after 60 s"
-        time.sleep(0.05)
