@@ -18,4 +18,4 @@ def async_url(url: str, driver: str | None = None) -> str:
 
 def async_urls(url: str) -> list[str]:
     """Return `url` once for each asynchronous driver of its database."""
-    return [async_url(url, driver) for driver in ASYNC_DRIVERS[make_url(url).get_backend_name()]]
+    return [async_url(url, driver) for driver in ASYNC_DRIVERS.get(make_url(url).get_backend_name(), ())]

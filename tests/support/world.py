@@ -33,11 +33,16 @@ class World:
 
 
 def make_world(
-    url: str, directory: Path, make_engine: Callable[..., Engine], metadata: MetaData | None = None, **options: Any
+    url: str,
+    directory: Path,
+    make_engine: Callable[..., Engine],
+    metadata: MetaData | None = None,
+    key_store_url: str | None = None,
+    **options: Any,
 ) -> World:
-    """Build a world on a fresh database; `options` go to the vault."""
+    """Build a world on a fresh database; `options` go to the vault. The key store may have a database of its own."""
     kms = LocalKms(directory / "kms.json")
-    vault = Vault(url, kms=kms, **options)
+    vault = Vault(key_store_url or url, kms=kms, **options)
     vault.create_all()
     keys = {tenant: kms.create_key() for tenant in TENANTS}
     for tenant, key in keys.items():

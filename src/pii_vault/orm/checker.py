@@ -150,9 +150,13 @@ def granted_by(element: Any) -> Any:
     return next(iter(element.clauses)) if _is_count(element) else None
 
 
-def is_proposed_row(value: Any) -> bool:
+def is_proposed_row(value: Any, upsert: Any) -> bool:
     """Say whether this is ``excluded.email``: the row that an upsert proposed, sealed for this very column."""
-    return isinstance(value, ColumnClause) and getattr(value.table, "name", None) in ("excluded", "new")
+    if not isinstance(value, ColumnClause):
+        return False
+    # MySQL's and MariaDB's is whatever has this one alias, which is rendered as VALUES(email) or as new.email.
+    alias = getattr(upsert, "inserted_alias", None)
+    return getattr(value.table, "name", None) == "excluded" if alias is None else value.table is alias
 
 
 def _projected(elements: Iterable[Any]) -> Iterator[Any]:
@@ -296,7 +300,7 @@ def _check_assigned(statement: Any, key: Any, value: Any) -> None:
         return
     if isinstance(value, BindParameter) and (value.type._isnull or _kind(value) == _kind(target)):
         return
-    if is_proposed_row(value) and _kind(value) == _kind(target):
+    if is_proposed_row(value, getattr(statement, "_post_values_clause", None)) and _kind(value) == _kind(target):
         return
     raise refused("assigning an SQL expression to", target)
 
@@ -324,7 +328,7 @@ def _check_from_select(statement: Any) -> None:
 def proposed_values(statement: Any) -> list[Any]:
     """Return what an upsert takes as it is from the row that it proposed."""
     upsert = statement._post_values_clause
-    return [value for _, value in _upserted(upsert) if is_proposed_row(value)]
+    return [value for _, value in _upserted(upsert) if is_proposed_row(value, upsert)]
 
 
 def _upserted(upsert: Any) -> Any:

@@ -8,7 +8,7 @@ from tests.integration.orm.models import SEALED, TWIN, some_rows
 from tests.support.world import World, make_world
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
 def _shared_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("orm")
     engines: list[Engine] = []
@@ -20,14 +20,16 @@ def _shared_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             event.listen(engines[-1], "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
         return engines[-1]
 
-    server, name, url = None, "", f"sqlite:///{directory / 'orm.sqlite3'}"
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres_server")
+    server, name, url, key_store_url = None, "", f"sqlite:///{directory / 'orm.sqlite3'}", None
+    if request.param != "sqlite":
+        server = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
         name = server.create_database()
         url = server.url(name)
-    world = make_world(url, directory, make_engine, SEALED.metadata)
+    if request.param == "mariadb":  # which no key store is on
+        key_store_url = f"sqlite:///{directory / 'keys.sqlite3'}"
+    world = make_world(url, directory, make_engine, SEALED.metadata, key_store_url)
     TWIN.metadata.create_all(world.engine)
-    if server:
+    if request.param == "postgresql":
         with world.engine.begin() as connection:  # some_rows bring their own ids
             connection.exec_driver_sql("ALTER SEQUENCE users_id_seq RESTART WITH 1000")
     yield world

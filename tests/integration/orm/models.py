@@ -6,7 +6,7 @@ import datetime as dt
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import JSON, Date, ForeignKey, Integer, Row, String, UniqueConstraint, inspect
+from sqlalchemy import JSON, Date, ForeignKey, Integer, Row, String, Text, UniqueConstraint, inspect
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.orm.state import InstanceState
@@ -18,7 +18,7 @@ def DOCUMENT() -> Any:
     return JSON().with_variant(JSONB(), "postgresql")
 
 
-PLAIN = {EncryptedString: String, EncryptedInteger: Integer, EncryptedDate: Date, EncryptedJSON: DOCUMENT}
+PLAIN = {EncryptedString: Text, EncryptedInteger: Integer, EncryptedDate: Date, EncryptedJSON: DOCUMENT}
 
 
 def define(*, sealed: bool) -> SimpleNamespace:
@@ -29,7 +29,7 @@ def define(*, sealed: bool) -> SimpleNamespace:
         return encrypted() if sealed else PLAIN[encrypted]()
 
     class Base(DeclarativeBase):
-        pass
+        type_annotation_map = {str: String(100)}  # MariaDB wants to know
 
     class Team(Base):
         __tablename__ = f"{prefix}teams"

@@ -11,7 +11,6 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Integer,
-    LargeBinary,
     MetaData,
     String,
     Table,
@@ -64,7 +63,7 @@ Phone = Annotated[str, mapped_column(EncryptedString())]
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {Secret: EncryptedString()}
+    type_annotation_map = {Secret: EncryptedString(), str: String(100)}
 
 
 class Owned:
@@ -277,7 +276,7 @@ imperative.map_imperatively(
         "imperatives",
         imperative.metadata,
         Column("id", Integer, primary_key=True),
-        Column("tenant_id", String),
+        Column("tenant_id", String(100)),
         Column("mail", EncryptedString(), key="email"),
     ),
 )
@@ -515,17 +514,18 @@ def test_what_a_mapper_adds_is_checked(world: World) -> None:
 
 
 def test_a_column_property_over_an_encrypted_column_is_refused_wherever_it_is_read(world: World) -> None:
+    change = update(Lowered).where(Lowered.id == 1).values(name="Y")
     with world.session() as session:
-        for ask in (
+        asked = [
             lambda: session.scalars(select(Lowered)).all(),
             lambda: session.scalars(select(Lowered.lower)).all(),
             lambda: session.scalars(insert(Lowered).returning(Lowered), [{"id": 1, "name": "X"}]).one().lower,
             lambda: session.scalars(insert(Lowered).values(id=2, name="X").returning(Lowered)).one().lower,
             lambda: session.scalars(insert(Lowered).values(id=3, name="X").returning(Lowered.lower)).all(),
-            lambda: (
-                session.scalars(update(Lowered).where(Lowered.id == 1).values(name="Y").returning(Lowered)).one().lower
-            ),
-        ):
+        ]
+        if world.engine.dialect.update_returning:
+            asked.append(lambda: session.scalars(change.returning(Lowered)).one().lower)
+        for ask in asked:
             with pytest.raises(UnsupportedOperationError, match=r"lowered\.name"):
                 ask()
 
@@ -549,7 +549,7 @@ def test_a_reflected_table_holds_bytes_and_takes_encrypted_columns_over_them(wor
     with world.session() as session:
         session.add(AsDataclass(id=1, email="ada@example.com", age=36))
     plain = Table("dataclasses", MetaData(), autoload_with=world.engine)
-    assert isinstance(plain.c.email.type, LargeBinary)
+    assert plain.c.email.type.python_type is bytes
     typed = Table(
         "dataclasses",
         MetaData(),

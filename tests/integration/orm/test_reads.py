@@ -223,6 +223,8 @@ LEGAL: dict[str, Statement] = {
     "for update": lambda m: select(m.User).with_for_update(),
 }
 
+NOT_ON_MARIADB = {"count with filter"}
+
 POSTGRESQL: dict[str, Statement] = {
     "values of plain columns": lambda m: select(m.User.email).join(
         (v := values(column("name", String), name="v").data([("ada",), ("kim",)])), v.c.name == m.User.name
@@ -256,6 +258,8 @@ def assert_same_rows(world: World, name: str, statement: Statement) -> None:
 
 @pytest.mark.parametrize("name", LEGAL)
 def test_a_select_gives_the_rows_that_plaintext_would_give(read_only_world: World, name: str) -> None:
+    if name in NOT_ON_MARIADB and read_only_world.engine.dialect.name == "mariadb":
+        pytest.skip("MariaDB has no such clause")
     assert_same_rows(read_only_world, name, LEGAL[name])
 
 

@@ -563,7 +563,9 @@ def test_a_statement_of_postgresql_is_refused(read_only_world: World, name: str)
 
 @pytest.mark.parametrize("name", WRITES)
 def test_a_write_is_refused(read_only_world: World, name: str) -> None:
-    upsert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[read_only_world.engine.dialect.name]
+    upsert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}.get(read_only_world.engine.dialect.name)
+    if upsert is None and name.startswith("upsert"):
+        pytest.skip("MariaDB has upserts of its own kind")
     with pytest.raises(UnsupportedOperationError, match=NAMES_THE_COLUMN):
         run(read_only_world, lambda: WRITES[name](upsert))
 

@@ -81,8 +81,8 @@ VALUES: dict[str, tuple[Any, list[Any]]] = {
 TABLE = Table(
     "kinds",
     MetaData(),
-    Column("id", Integer, primary_key=True),
-    Column("tenant_id", String),
+    Column("id", Integer, primary_key=True, autoincrement=False),  # MariaDB counts on where it is given 0
+    Column("tenant_id", String(100)),
     *(Column(name, kind()) for name, (kind, _) in VALUES.items()),
 )
 
