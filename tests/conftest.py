@@ -13,7 +13,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from tests.support.child_server import ServerUnavailableError
-from tests.support.mariadb import MariaDBServer, start_mariadb
+from tests.support.mariadb import MariaDBServer, missing, start_mariadb
 from tests.support.postgres import PostgresServer, start_crashable_postgres, start_postgres
 from tests.support.strict_kms import StrictKms
 
@@ -119,6 +119,15 @@ def pytest_configure(config: pytest.Config) -> None:
     expected = os.environ.get("PII_VAULT_EXPECTED_SQLALCHEMY")
     if expected and not sqlalchemy.__version__.startswith(f"{expected}."):
         raise pytest.UsageError(f"This run is for SQLAlchemy {expected} and found {sqlalchemy.__version__}.")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A mark makes one line for each file in the summary, a skip in a fixture one for each test.
+    reason = missing()
+    for item in items if reason else ():
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if "mariadb" in parameters.values() or "mariadb_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_collection_finish() -> None:

@@ -223,6 +223,16 @@ def start_mariadb() -> MariaDBServer:
     return ExternalMariaDB(configured) if configured else InstalledMariaDB()
 
 
+def missing() -> str | None:
+    """Say why there is no MariaDB, or None where there is one."""
+    try:
+        if not os.environ.get(ENVIRONMENT_VARIABLE):
+            _find_program()
+    except ServerUnavailableError as error:
+        return str(error)
+    return None
+
+
 def _find_program() -> Path:
     # Debian's folder for servers is often not on the PATH of a plain user.
     found = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")
