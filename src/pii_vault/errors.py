@@ -118,7 +118,11 @@ class DuplicateValueError(BlindIndexError, IntegrityError):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         IntegrityError.__init__(self, None, None, ValueError(message))
-        BlindIndexError.__init__(self, message, hint=hint)
+        self.args = (message,)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} ({self.hint})" if self.hint else str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args

@@ -262,7 +262,8 @@ def test_columns_are_not_compared_nor_grouped_meanwhile(world: World, calendar: 
     calendar.now += timedelta(days=2)
     assert rotate(world).step is Step.FINISHED
     with world.session() as session:
-        assert len(session.execute(select(Person.id).join(other, other.email == Person.email)).all()) == 21
+        joined = select(Person.id).join(other, other.email == Person.email).where(Person.tenant_id == "acme")
+        assert len(session.execute(joined).all()) == 21
 
 
 def test_values_stay_unique_meanwhile(world: World, calendar: Calendar) -> None:
@@ -297,7 +298,7 @@ def test_a_duplicate_that_slipped_through_is_named_in_the_end(world: World, cale
     assert (step.step, step.left, len(step.problems), step.next_at) == (Step.ACTIVATED, 1, 1, None)
     assert step.problems[0].why.startswith("another row has the same value")
     with world.session() as session:
-        session.delete(session.scalars(select(Person).where(Person.age.is_not(None), Person.id > 21)).first())
+        session.execute(text("DELETE FROM people WHERE id = (SELECT max(id) FROM people)"))
     assert rotate(world).step is Step.FINISHED
 
 

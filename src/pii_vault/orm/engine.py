@@ -19,7 +19,7 @@ from sqlalchemy.util import concurrency
 
 from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
 from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
-from . import checker, readiness, search, uniqueness
+from . import checker, generated, readiness, search, uniqueness  # noqa: F401 - renders tokens on MariaDB
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .comparator import refused
 from .processors import Asked
@@ -127,11 +127,15 @@ class _CheckedCompiler(SQLCompiler):
         if not isinstance(func, TokenOf):
             with self._grant(checker.granted_by(func)):
                 return super().visit_function(func, *args, **kw)
-        if self.statement is not None:  # else an index is made
-            self.searched |= {search.searched(func)}
-            self.compares_tokens |= not self._looks_up
+        self.relies_on(func)
         with self._grant(func.column):
             return super().visit_function(func, *args, **kw)
+
+    def relies_on(self, token: TokenOf) -> None:
+        """Note that the statement relies on each value of a column having its token."""
+        if self.statement is not None:  # else an index is made
+            self.searched |= {search.searched(token)}
+            self.compares_tokens |= not self._looks_up
 
     def visit_bindparam(self, bindparam: Any, *args: Any, **kw: Any) -> Any:
         known = self.binds.get(bindparam.key)
