@@ -88,7 +88,7 @@ def _require_one(
         return
     if known is not None:
         _off_the_loop(lambda: scope.keyring.found_missing(keyset, found))
-    missing, total = connection.execute(lacking.counts()).one()
+    missing, total = lacking.counted(connection)
     raise not_ready(scope.tenant, searched, missing, total)
 
 
@@ -113,11 +113,12 @@ class Lacking:
         """Return a query that finds a row if there is one."""
         return select(literal(1)).select_from(self._table).where(self._mine, self._lacks).limit(1)
 
-    def counts(self) -> Any:
-        """Return a query for how many values have no token, and how many there are."""
-        missing = select(func.count()).select_from(self._table).where(self._mine, self._lacks).scalar_subquery()
-        total = select(func.count()).select_from(self._table).where(self._mine).scalar_subquery()
-        return select(missing, total)
+    def counted(self, connection: Connection) -> tuple[int, int]:
+        """Count how many values have no token, and how many there are."""
+        total = select(func.count()).select_from(self._table).where(self._mine)
+        missing = total.where(self._lacks)
+        row = connection.execute(select(missing.scalar_subquery(), total.scalar_subquery())).one()
+        return row[0], row[1]
 
 
 def owned(stored: ColumnElement[bytes], keyset: Keyset) -> ColumnElement[bool]:

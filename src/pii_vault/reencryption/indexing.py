@@ -214,7 +214,7 @@ def _status(engine: Engine, scope: Scope, keyset: Keyset, target: Target, name: 
     context = str(target.kinds[name].context)
     lacking = Lacking(Searched((target.table, name), context, slot), keyset, scope.tenant, None)
     with engine.connect() as connection:
-        missing, total = connection.execute(lacking.counts()).one()
+        missing, total = lacking.counted(connection)
     known = keyset.ready.get((context, slot.number))
     if known is None:
         state = State.BUILDING

@@ -204,7 +204,7 @@ class Resealing:
         return not (enough and header.index_generation in self._generations)
 
     def _resealed(self, name: str, before: bytes, row: Any) -> bytes | None:
-        failure: str | None = None
+        failure = ""
         try:
             sealed: bytes = self._seals[name](self._opens[name](before))
             return sealed
