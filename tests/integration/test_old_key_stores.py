@@ -1,7 +1,7 @@
 """A key store that an earlier release made, with data in it, serves this one: what it sealed opens, its log verifies.
 
-The rows are those that the earlier release wrote itself (tests/vectors/key_store_0002.json); the tables are made by its
-own migrations, with its own triggers.
+The rows are those that the earlier release wrote itself (tests/vectors/key_store_0002.json and 0003); the tables are
+made by its own migrations, with its own triggers.
 """
 
 from __future__ import annotations
@@ -34,37 +34,45 @@ class Note(Base):
     body: Mapped[str] = mapped_column(EncryptedString())
 
 
-OLD: dict[str, Any] = load("key_store_0002.json")
+OLD: dict[str, dict[str, Any]] = {each: load(f"key_store_{each}.json") for each in ("0002", "0003")}
+
+
+@pytest.fixture(params=OLD)
+def revision(request: pytest.FixtureRequest) -> str:
+    made: str = request.param
+    return made
 
 
 @pytest.fixture
-def old(database_url: str, tmp_path: Path, make_engine: Callable[..., Engine]) -> Iterator[tuple[Vault, Engine]]:
+def old(
+    revision: str, database_url: str, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> Iterator[tuple[Vault, Engine]]:
     engine = make_engine(database_url)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
-    command.upgrade(config, "0002")
+    command.upgrade(config, revision)
     with engine.begin() as connection:
-        fill(connection)
+        fill(connection, OLD[revision]["tables"])
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         sealed = Note.__table__.c.body
-        for number, value in enumerate(OLD["values"], 1):
+        for number, value in enumerate(OLD[revision]["values"], 1):
             raw = {"id": number, "tenant_id": value["tenant"], "body": bytes.fromhex(value["sealed"])}
             reflected = Table("notes", MetaData(), autoload_with=connection)
             assert sealed.name in reflected.c
             connection.execute(insert(reflected).values(raw))
     kms = tmp_path / "kms.json"
-    kms.write_text(json.dumps(OLD["kms"]))
+    kms.write_text(json.dumps(OLD[revision]["kms"]))
     kms.chmod(0o600)
     vault = Vault(database_url, kms=LocalKms(kms))
     yield vault, engine
     vault.close()
 
 
-def fill(connection: Connection) -> None:
+def fill(connection: Connection, tables: dict[str, Any]) -> None:
     """Write the rows as the earlier release did: its triggers let keys and logs only move forward."""
-    for name, rows in OLD["tables"].items():
+    for name, rows in tables.items():
         table = Table(name, MetaData(), autoload_with=connection)
         for row in rows:
             values = {column: value(connection, each) for column, each in row.items()}
@@ -92,7 +100,7 @@ def value(connection: Connection, stored: Any) -> Any:
     return instant if connection.dialect.name == "postgresql" else instant.replace(tzinfo=None)
 
 
-def test_what_an_earlier_release_sealed_opens_and_its_log_verifies(old: tuple[Vault, Engine]) -> None:
+def test_what_an_earlier_release_sealed_opens_and_its_log_verifies(old: tuple[Vault, Engine], revision: str) -> None:
     vault, engine = old
     upgrade(engine)
     assert check(engine).problems == ()
@@ -102,7 +110,7 @@ def test_what_an_earlier_release_sealed_opens_and_its_log_verifies(old: tuple[Va
         with vault.tenant(tenant), Session(engine) as session:
             opened += session.scalars(select(Note.body).where(Note.tenant_id == tenant).order_by(Note.id))
         assert vault.audit.verify(tenant).problems == ()
-    assert opened == [each["opened"] for each in OLD["values"]]
+    assert opened == [each["opened"] for each in OLD[revision]["values"]]
     vault.set_terms("acme", ttl=60)
     assert vault.rotate("acme").version == 3
     with vault.tenant("acme") as scope:
@@ -111,9 +119,34 @@ def test_what_an_earlier_release_sealed_opens_and_its_log_verifies(old: tuple[Va
     assert vault.audit.verify("acme").problems == ()
 
 
+@pytest.mark.parametrize("revision", ["0002"], indirect=True)
 def test_its_tenants_have_no_terms_of_their_own_and_none_was_evicted(old: tuple[Vault, Engine]) -> None:
     vault, engine = old
     upgrade(engine)
     policy = vault._store.load("acme").tenant.policy
     assert (policy.rotation_days, policy.ttl_seconds, policy.grace_seconds) == (90, None, None)
     assert vault._store.evicted(0) == (0, [])
+
+
+def test_no_slot_is_ready_and_a_search_makes_it_so(old: tuple[Vault, Engine], revision: str) -> None:
+    vault, engine = old
+    upgrade(engine)
+
+    class Searched(DeclarativeBase):
+        pass
+
+    class SearchedNote(Searched):
+        __tablename__ = "notes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant_id: Mapped[str] = mapped_column(String(30))
+        body: Mapped[str] = mapped_column(EncryptedString(index=True))
+
+    vault.attach(engine, tenant_column="tenant_id")
+    if revision == "0002":
+        vault.rotate("acme")  # that release made no index keys
+    assert vault._store.load("acme").ready == ()
+    assert vault.build_index("acme", metadata=Searched.metadata, engine=engine).complete
+    with vault.tenant("acme"), Session(engine) as session:
+        query = select(SearchedNote.id).where(SearchedNote.body == "sealed with version 1")
+        assert session.scalars(query).all() == [1]
+    assert [(each.context, each.number) for each in vault._store.load("acme").ready] == [("notes.body", 0)]
