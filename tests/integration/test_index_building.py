@@ -290,7 +290,7 @@ def test_values_stay_unique_meanwhile(world: World, calendar: Calendar) -> None:
 def test_a_duplicate_that_slipped_through_is_named_in_the_end(world: World, calendar: Calendar) -> None:
     replacing(world, calendar)
     with pytest.MonkeyPatch.context() as patched, world.session() as session:
-        patched.setattr("pii_vault.orm.uniqueness.check", lambda *_: None)  # as two transactions at once
+        patched.setattr("pii_vault.orm.uniqueness.check", lambda *_, **_kw: None)  # as two transactions at once
         session.add(Person(email="p7@example.com", age=77))
     assert found(world, Person.email == "p7@example.com") == [7, 77]
     calendar.now += timedelta(days=2)

@@ -267,7 +267,7 @@ class _Hooks:
             )
 
         if compiled.unique_values and context.isinsert:
-            _refuse_duplicates(connection, scope, context)
+            _refuse_duplicates(connection, scope, context, others=0)
 
     def after_cursor_execute(
         self, connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
@@ -277,7 +277,7 @@ class _Hooks:
         if isinstance(compiled, _CheckedCompiler) and compiled.unique_values and context.isupdate:
             scope = self._attachment.scope()
             if scope is not None:
-                _refuse_duplicates(connection, scope, context)
+                _refuse_duplicates(connection, scope, context, others=1)
 
     def _facts_about(self, table: Table) -> _Facts:
         facts = self._facts.get(table)
@@ -299,10 +299,12 @@ class _Facts(NamedTuple):
     sealed: int
 
 
-def _refuse_duplicates(connection: Connection, scope: Scope, context: Any) -> None:
+def _refuse_duplicates(connection: Connection, scope: Scope, context: Any, *, others: int) -> None:
     if len(scope.renew().index_generations) < 2:
         return  # the database's own index sees them
-    error = uniqueness.check(connection, scope, context.compiled.unique_values, context.compiled_parameters)
+    types, rows = context.compiled.unique_values, context.compiled_parameters
+    error = uniqueness.check(connection, scope, types, rows, others=others)
+    del rows
     del context
     if error is not None:
         raise error

@@ -9,7 +9,7 @@ refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, LargeBinary, column, func, literal, select, table
@@ -31,39 +31,46 @@ def written(binds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(
-    connection: Connection, scope: Scope, types: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    connection: Connection, scope: Scope, types: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, others: int
 ) -> DuplicateValueError | None:
-    """Return the error for a value that another row has, by a token of another generation; None if there is none.
+    """Return the error for a value that more rows have than may; None if there is none.
 
     Args:
         connection: What the statement is executed on.
         scope: Whose values they are.
         types: From `written`.
         rows: The parameters, as the application gave them.
+        others: How many rows may have a value: 0 before it is inserted, 1 after it was written.
     """
     keyset = scope.renew()
-    others = keyset.index_generations - {keyset.index_generation}
     for name, kind in types.items():
         values = [row[name] for row in rows if row.get(name) is not None]
         for slot in kind.slots:
-            if slot is not None and slot.unique and values and others:
-                tokens = {token for value in values for token in _tokens(keyset, slot, value, others)}
-                if _exists(connection, kind.home, slot, tokens):
+            if slot is None or not slot.unique:
+                continue
+            for value in values:
+                if _found(connection, kind.home, slot, _tokens(keyset, slot, value)) > others:
                     return DuplicateValueError(
-                        f"another row has a value that is written to {kind.context!r}, which is unique; it was sealed "
-                        f"with the other one of two index keys of tenant {scope.tenant!r}",
+                        f"another row has a value that is written to {kind.context!r}, which is unique; two index keys "
+                        f"of tenant {scope.tenant!r} live, so the database may not see it",
                     )
     return None
 
 
-def _tokens(keyset: Keyset, slot: Slot, value: Any, generations: Iterable[int]) -> list[bytes]:
+def _tokens(keyset: Keyset, slot: Slot, value: Any) -> list[bytes]:
+    """Return a value's tokens of every live generation: the statement may have been sealed with an earlier keyset."""
     message = slot.form.message(value)
-    return [keyset.token(slot.index, slot.form, message, generation) for generation in generations]
+    return [keyset.token(slot.index, slot.form, message, each) for each in sorted(keyset.index_generations)]
 
 
-def _exists(connection: Connection, home: Any, slot: Slot, tokens: set[bytes]) -> bool:
+def _found(connection: Connection, home: Any, slot: Slot, tokens: list[bytes]) -> int:
     owner, name = home
     stored = column(name, LargeBinary)
     found = func.substr(stored, slot.start, TOKEN_BYTES, type_=LargeBinary).in_(tokens)
-    query = select(literal(1)).select_from(table(owner.name, stored, schema=owner.schema)).where(found).limit(1)
-    return connection.execute(query).first() is not None
+    rows = (
+        select(literal(1).label("one"))
+        .select_from(table(owner.name, stored, schema=owner.schema))
+        .where(found)
+        .limit(2)
+    )
+    return int(connection.scalar(select(func.count()).select_from(rows.subquery())) or 0)
