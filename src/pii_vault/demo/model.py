@@ -1,4 +1,4 @@
-"""The demo's model: ordinary declarative SQLAlchemy, with three encrypted columns."""
+"""The demo's model: ordinary declarative SQLAlchemy, with three encrypted columns, one of them searched."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import date
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from ..blind_index import BlindIndex
 from ..orm.types import EncryptedDate, EncryptedString
 
 
@@ -20,6 +21,6 @@ class Patient(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant_id: Mapped[str]
-    name: Mapped[str] = mapped_column(EncryptedString())
+    name: Mapped[str] = mapped_column(EncryptedString(index=BlindIndex(normalise=("casefold",))))
     email: Mapped[str] = mapped_column(EncryptedString())
     born: Mapped[date] = mapped_column(EncryptedDate())

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ..audit.reading import LogEntry
 from ..encoding import REGISTRY
-from ..envelope import HEADER_BYTES, IV_BYTES, TAG_BYTES, parse
+from ..envelope import HEADER_BYTES, IV_BYTES, TAG_BYTES, TOKEN_BYTES, parse
 from ..errors import PiiVaultError
 from .model import Patient
 
@@ -93,6 +93,14 @@ class Screen:
         table.add_column(width=57)
         table.add_column(width=38)
         table.add_row(stored, returned)
+        self._indented(table)
+
+    def searched(self, query: str, condition: str, tokens: bytes) -> None:
+        """Show what the application asks for, and what the database is asked."""
+        table = Table.grid(padding=(0, 2))
+        table.add_row(Text("application", style="dim"), query)
+        table.add_row(Text("database", style="dim"), " ".join(condition.split()))
+        table.add_row("", Text(_spaced(tokens[:TOKEN_BYTES]), style=_INDEX))
         self._indented(table)
 
     def versions(self, rows: Iterable[tuple[int, str, bytes, bytes, str]]) -> None:

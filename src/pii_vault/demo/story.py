@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.orm import sessionmaker
 
 from ..errors import KmsDeniedError, OpenError, PiiVaultError
@@ -33,7 +33,7 @@ _POLL: Final = 0.05
 
 
 class Story:
-    """The demo's seven steps.
+    """The demo's eight steps.
 
     Args:
         stage: Where it plays.
@@ -52,6 +52,7 @@ class Story:
         self._screen.opening(self._stage.database.name, self._stage.keys.name)
         self._two_customers()
         self._stored_and_returned()
+        self._search()
         self._rotation()
         self._other_tenant()
         self._dark_and_light()
@@ -85,6 +86,27 @@ class Story:
         self._screen.claim(
             [(each.name, each.email, each.born) for each in self._read("acme")] == PEOPLE["acme"],
             "The application gets back what it wrote.",
+        )
+
+    def _search(self) -> None:
+        self._screen.step("acme looks for a name. The database compares tokens inside the values, and opens none.")
+        asked: list[tuple[str, list[object]]] = []
+        engine = self._stage.database.engine
+
+        def listen(_connection: object, _cursor: object, sql: str, parameters: Any, *_more: object) -> None:
+            if sql.startswith("SELECT patients.id"):
+                asked.append((sql, list(parameters.values() if isinstance(parameters, dict) else parameters)))
+
+        event.listen(engine, "before_cursor_execute", listen)
+        found = {tenant: self._found(tenant, "ADA LOVELACE") for tenant in TENANTS}
+        event.remove(engine, "before_cursor_execute", listen)
+        sql, values = asked[0]
+        tokens = next(each for each in values if isinstance(each, bytes))
+        query = 'select(Patient).where(Patient.name == "ADA LOVELACE")'
+        self._screen.searched(query, sql[sql.index("WHERE") :], tokens)
+        self._screen.claim(
+            found == {"acme": ["Ada Lovelace"], "globex": []} and "lovelace" not in str(values).lower(),
+            "Found in acme's scope in any spelling, not in globex's. The database was not told the name.",
         )
 
     def _rotation(self) -> None:
@@ -162,6 +184,10 @@ class Story:
         with self._vault.tenant(tenant), self._sessions() as session:
             mine = select(Patient).where(Patient.tenant_id == tenant).order_by(Patient.id)
             return list(session.scalars(mine))
+
+    def _found(self, tenant: str, name: str) -> list[str]:
+        with self._vault.tenant(tenant), self._sessions() as session:
+            return [each.name for each in session.scalars(select(Patient).where(Patient.name == name))]
 
     def _emails(self) -> list[tuple[int, str, bytes]]:
         """Read the stored bytes past the vault."""

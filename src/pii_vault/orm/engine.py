@@ -264,6 +264,7 @@ class _Hooks:
                 compiled.searched,
                 self._attachment.tenant_column,
                 compares_tokens=compiled.compares_tokens,
+                schemas=context.execution_options.get("schema_translate_map"),
             )
 
         if compiled.unique_values and context.isinsert:
@@ -303,7 +304,8 @@ def _refuse_duplicates(connection: Connection, scope: Scope, context: Any, *, ot
     if len(scope.renew().index_generations) < 2:
         return  # the database's own index sees them
     types, rows = context.compiled.unique_values, context.compiled_parameters
-    error = uniqueness.check(connection, scope, types, rows, others=others)
+    schemas = context.execution_options.get("schema_translate_map")
+    error = uniqueness.check(connection, scope, types, rows, others=others, schemas=schemas)
     del rows
     del context
     if error is not None:

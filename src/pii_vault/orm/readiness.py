@@ -47,6 +47,7 @@ def require(
         searched: The slots that the statement relies on.
         tenant_column: The name of the column that says whose row it is, or None.
         compares_tokens: Whether it compares tokens with each other.
+        schemas: The statement's ``schema_translate_map``: the look goes where it goes.
 
     Raises:
         IndexNotReadyError: some values have no token.
@@ -61,12 +62,17 @@ def require(
         )
     for each in searched:
         if each not in keyset.searched:
-            _require_one(connection, scope, keyset, each, tenant_column)
+            _require_one(connection, scope, keyset, each, tenant_column, schemas)
             keyset.searched.add(each)
 
 
 def _require_one(
-    connection: Connection, scope: Scope, keyset: Keyset, searched: Searched, tenant_column: str | None
+    connection: Connection,
+    scope: Scope,
+    keyset: Keyset,
+    searched: Searched,
+    tenant_column: str | None,
+    schemas: Any,
 ) -> None:
     slot, context = searched.slot, searched.context
     known = keyset.ready.get((context, slot.number))
@@ -83,12 +89,12 @@ def _require_one(
     found = ReadySlot(
         context, slot.number, slot.index, slot.form.text, known.since if known else now, known is not None
     )
-    if connection.execute(lacking.any()).first() is None:
+    if connection.execute(lacking.any(), execution_options=in_schemas(schemas)).first() is None:
         _off_the_loop(lambda: scope.keyring.found_ready(keyset, found))
         return
     if known is not None:
         _off_the_loop(lambda: scope.keyring.found_missing(keyset, found))
-    missing, total = lacking.counted(connection)
+    missing, total = lacking.counted(connection, schemas)
     raise not_ready(scope.tenant, searched, missing, total)
 
 
@@ -113,12 +119,18 @@ class Lacking:
         """Return a query that finds a row if there is one."""
         return select(literal(1)).select_from(self._table).where(self._mine, self._lacks).limit(1)
 
-    def counted(self, connection: Connection) -> tuple[int, int]:
+    def counted(self, connection: Connection, schemas: Any = None) -> tuple[int, int]:
         """Count how many values have no token, and how many there are."""
         total = select(func.count()).select_from(self._table).where(self._mine)
         missing = total.where(self._lacks)
-        row = connection.execute(select(missing.scalar_subquery(), total.scalar_subquery())).one()
+        both = select(missing.scalar_subquery(), total.scalar_subquery())
+        row = connection.execute(both, execution_options=in_schemas(schemas)).one()
         return row[0], row[1]
+
+
+def in_schemas(schemas: Any) -> dict[str, Any]:
+    """Return the execution options of a query that is to go to the schemas that a statement goes to."""
+    return {"schema_translate_map": schemas} if schemas else {}
 
 
 def owned(stored: ColumnElement[bytes], keyset: Keyset) -> ColumnElement[bool]:

@@ -19,6 +19,7 @@ from ..envelope import TOKEN_BYTES
 from ..errors import DuplicateValueError
 from ..scope import Scope
 from ..sealing import Keyset
+from .readiness import in_schemas
 
 
 def written(binds: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +32,13 @@ def written(binds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(
-    connection: Connection, scope: Scope, types: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, others: int
+    connection: Connection,
+    scope: Scope,
+    types: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    others: int,
+    schemas: Any,
 ) -> DuplicateValueError | None:
     """Return the error for a value that more rows have than may; None if there is none.
 
@@ -41,6 +48,7 @@ def check(
         types: From `written`.
         rows: The parameters, as the application gave them.
         others: How many rows may have a value: 0 before it is inserted, 1 after it was written.
+        schemas: The statement's ``schema_translate_map``.
     """
     keyset = scope.renew()
     for name, kind in types.items():
@@ -49,7 +57,7 @@ def check(
             if slot is None or not slot.unique:
                 continue
             for value in values:
-                if _found(connection, kind.home, slot, _tokens(keyset, slot, value)) > others:
+                if _found(connection, kind.home, slot, _tokens(keyset, slot, value), schemas) > others:
                     return DuplicateValueError(
                         f"another row has a value that is written to {kind.context!r}, which is unique; two index keys "
                         f"of tenant {scope.tenant!r} live, so the database may not see it",
@@ -63,7 +71,7 @@ def _tokens(keyset: Keyset, slot: Slot, value: Any) -> list[bytes]:
     return [keyset.token(slot.index, slot.form, message, each) for each in sorted(keyset.index_generations)]
 
 
-def _found(connection: Connection, home: Any, slot: Slot, tokens: list[bytes]) -> int:
+def _found(connection: Connection, home: Any, slot: Slot, tokens: list[bytes], schemas: Any) -> int:
     owner, name = home
     stored = column(name, LargeBinary)
     found = func.substr(stored, slot.start, TOKEN_BYTES, type_=LargeBinary).in_(tokens)
@@ -73,4 +81,5 @@ def _found(connection: Connection, home: Any, slot: Slot, tokens: list[bytes]) -
         .where(found)
         .limit(2)
     )
-    return int(connection.scalar(select(func.count()).select_from(rows.subquery())) or 0)
+    count = select(func.count()).select_from(rows.subquery())
+    return int(connection.scalar(count, execution_options=in_schemas(schemas)) or 0)
