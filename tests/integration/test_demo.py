@@ -152,7 +152,7 @@ def test_an_interrupted_demo_clears_away_what_it_made(temporary: Path, number: s
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if b"goes dark" in line:
+        if b"prevent the dark" in line:
             break
     assert len(list(temporary.iterdir())) == 1
     process.send_signal(number)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ..audit.reading import LogEntry
 from ..encoding import REGISTRY
-from ..envelope import HEADER_BYTES, IV_BYTES, TAG_BYTES, TOKEN_BYTES, parse
+from ..envelope import HEADER_BYTES, IV_BYTES, TAG_BYTES, parse
 from ..errors import PiiVaultError
 from .model import Patient
 
@@ -95,13 +95,9 @@ class Screen:
         table.add_row(stored, returned)
         self._indented(table)
 
-    def searched(self, query: str, condition: str, tokens: bytes) -> None:
-        """Show what the application asks for, and what the database is asked."""
-        table = Table.grid(padding=(0, 2))
-        table.add_row(Text("application", style="dim"), query)
-        table.add_row(Text("database", style="dim"), " ".join(condition.split()))
-        table.add_row("", Text(_spaced(tokens[:TOKEN_BYTES]), style=_INDEX))
-        self._indented(table)
+    def searched(self, condition: str) -> None:
+        """Show what the database is asked."""
+        self._indented(Text.assemble(("SQL  ", "dim"), (" ".join(condition.split()), _INDEX)))
 
     def versions(self, rows: Iterable[tuple[int, str, bytes, bytes, str]]) -> None:
         """Show two header fields of each row, as the database cut them out, beside the opened value."""
@@ -131,7 +127,7 @@ class Screen:
         if refusal is None:
             self._indented(Text("it was not refused", style="bold red"), by=5)
             return
-        message = re.sub(r"arn:\S+:(?=key/)", "arn:...:", str(refusal.args[0]))
+        message = re.sub(r"arn:\S+:key/(\w{8})\S*", r"arn:...:key/\1...", str(refusal.args[0]))
         self._indented(Text.assemble((f"{type(refusal).__name__}: {message}", "red")), by=5)
 
     def claim_last_refused(self, count: int, text: str) -> None:

@@ -38,6 +38,7 @@ def require(
     tenant_column: str | None,
     *,
     compares_tokens: bool,
+    schemas: Any = None,
 ) -> None:
     """Refuse a statement whose answer could lack rows, or count one value as two.
 
