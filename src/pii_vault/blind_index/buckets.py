@@ -42,7 +42,7 @@ class Place(NamedTuple):
     is_first: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Bucket:
     """A bucket size: `Bucket(years=10)`, `Bucket(months=1)`, `Bucket(days=7)` or `Bucket(width=100)`.
 
@@ -76,6 +76,10 @@ class Bucket:
         elif self.months is not None and self.months % 12 == 0:
             object.__setattr__(self, "years", self.months // 12)
             object.__setattr__(self, "months", None)
+
+    def __repr__(self) -> str:
+        sizes = {name: getattr(self, name) for name in ("years", "months", "days", "width")}
+        return f"Bucket({', '.join(f'{name}={size!r}' for name, size in sizes.items() if size is not None)})"
 
     def text(self) -> str:
         """Return ``bucket(10y)``, ``bucket(1m)``, ``bucket(7d)`` or ``bucket(0.5)``."""

@@ -156,7 +156,9 @@ class EncryptedType(TypeDecorator[T]):
         if index is not None:
             config["index"] = True if index == BlindIndex() else index
         if labelled:
-            config["tokens"] = labelled
+            config["tokens"] = {
+                label: each.part if each == BlindIndex(part=each.part) else each for label, each in labelled.items()
+            }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in config.items())})"
 
     def _configuration(self) -> dict[str, Any]:
