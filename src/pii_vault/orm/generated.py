@@ -15,14 +15,17 @@ from sqlalchemy.sql.selectable import TableClause
 
 from .tokens import TokenOf
 
-_PREFIX: Final = "pii_vault_"
+PREFIX: Final = "pii_vault_"
 
 _DIALECTS: Final = ("mysql", "mariadb")
 
 
 def generated_name(token: TokenOf) -> str:
-    """Return the name of the generated column that holds a token: ``pii_vault_email_blind``."""
-    return f"{_PREFIX}{token.column.name}_{token.token_name or 'blind'}"
+    """Return the name of the generated column that holds a token: ``pii_vault_email_0``.
+
+    By its slot: so a name stands for one column and one place in it, and a token can be given another name.
+    """
+    return f"{PREFIX}{token.column.name}_{token.slot.number}"
 
 
 def generated_column(token: TokenOf) -> ColumnClause[Any] | None:
@@ -60,7 +63,8 @@ def _create_index(create: CreateIndex, compiler: Any, **kw: Any) -> str:
     columns: list[Any] = list(index.expressions)
     parts = [generated_name(each) if isinstance(each, TokenOf) else each.name for each in columns]
     added = [f"ADD COLUMN {_if_missing(compiler)}{_definition(quote, each)}" for each in tokens]
-    added.append(f"ADD {unique} {quote.format_index(index)} ({', '.join(map(quote.quote, parts))})")
+    missing = _if_missing(compiler) if create.if_not_exists else ""
+    added.append(f"ADD {unique} {missing}{quote.format_index(index)} ({', '.join(map(quote.quote, parts))})")
     return f"ALTER TABLE {quote.format_table(index.table)} {', '.join(added)}"
 
 
