@@ -43,6 +43,7 @@ class AlembicApp:
     engine: Engine
     options: dict[str, Any] = field(default_factory=dict)
     env: str = ENV
+    more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         (self.folder / "versions").mkdir(parents=True)
@@ -55,7 +56,7 @@ class AlembicApp:
         config.set_main_option("script_location", str(self.folder))
         config.set_main_option("path_separator", "os")
         url = self.engine.url.render_as_string(hide_password=False)
-        config.attributes.update(metadata=metadata, engine=self.engine, options=self.options, url=url)
+        config.attributes.update(self.more, metadata=metadata, engine=self.engine, options=self.options, url=url)
         return config
 
     def autogenerate(self, metadata: MetaData) -> str:
@@ -67,13 +68,16 @@ class AlembicApp:
 
     def write(self, body: str) -> None:
         """Write a revision whose upgrade does this."""
+        lines = "\n    ".join(body.strip().splitlines())
+        self.write_revision(f"def upgrade():\n    {lines}\n")
+
+    def write_revision(self, functions: str) -> None:
+        """Write a revision that has these functions."""
         names = sorted(each.name.partition("_")[0] for each in (self.folder / "versions").glob("*.py"))
         number, down = len(names) + 1, names[-1] if names else None
-        lines = "\n    ".join(body.strip().splitlines())
-        (self.folder / "versions" / f"r{number}_by_hand.py").write_text(
-            f"import sqlalchemy as sa\nfrom alembic import context, op\nimport pii_vault.migrations\n"
-            f"revision, down_revision = 'r{number}', {down!r}\n\ndef upgrade():\n    {lines}\n"
-        )
+        head = "import sqlalchemy as sa\nfrom alembic import context, op\nimport pii_vault.migrations\n"
+        head += f"revision, down_revision = 'r{number}', {down!r}\n\n"
+        (self.folder / "versions" / f"r{number}_by_hand.py").write_text(head + functions)
 
     def upgrade(self, metadata: MetaData) -> None:
         command.upgrade(self.config(metadata), "head")
