@@ -138,19 +138,19 @@ class _OnSqlite:
 
     def compare(self, schemas: Any) -> None:
         """Sort what is different in the tables of these schemas."""
+        tables = {(each.schema, each.name): each for each in self._context.sorted_tables}
         there = {(schema, name) for schema in schemas for name in self._context.inspector.get_table_names(schema)}
         for operation in list(self._found.between):
             if isinstance(operation, ops.CreateTableOp):
-                table = self._context.table_key_to_table[operation.to_table().key]
-                for index in _over_tokens(table):
+                for index in _over_tokens(tables.get((operation.schema, operation.table_name))):
                     self._create(index)
             elif isinstance(operation, ops.DropTableOp):
                 for name, each in sqlite.indexes(self._connection, operation.table_name, operation.schema).items():
                     self._drop(name, each, operation.table_name, operation.schema)
-        for table in self._context.sorted_tables:
+        for place, table in tables.items():
             filtered = {"schema_name": table.schema}
             if (
-                (table.schema, table.name) in there
+                place in there
                 and self._context.run_name_filters(table.name, "table", filtered)  # type: ignore[arg-type]
                 and self._context.run_object_filters(table, table.name, "table", False, None)
             ):
@@ -201,8 +201,9 @@ class _OnSqlite:
         )
 
 
-def _over_tokens(table: Table) -> Iterator[Index]:
-    found = [each for each in table.indexes if any(isinstance(part, TokenOf) for part in each.expressions)]
+def _over_tokens(table: Table | None) -> Iterator[Index]:
+    indexes = table.indexes if table is not None else ()
+    found = [each for each in indexes if any(isinstance(part, TokenOf) for part in each.expressions)]
     yield from sorted(found, key=lambda each: str(each.name))
 
 
