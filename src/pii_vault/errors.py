@@ -125,7 +125,7 @@ class DuplicateValueError(BlindIndexError, IntegrityError):
         return f"{self.args[0]} ({self.hint})" if self.hint else str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self.args
+        return type(self), self.args, {"hint": self.hint}
 
 
 class OpenError(PiiVaultError):
