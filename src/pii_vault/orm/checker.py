@@ -40,7 +40,7 @@ from sqlalchemy.sql.selectable import Exists, SelectBase, Subquery
 
 from . import search
 from .comparator import refused
-from .tokens import TokenOf, inexact
+from .tokens import TokenOf, arguments, inexact
 from .types import EncryptedType
 
 
@@ -147,7 +147,7 @@ def granted_by(element: Any) -> Any:
         return element.clause
     if _is_null_test(element):
         return element.left
-    return next(iter(element.clauses)) if _is_count(element) else None
+    return arguments(element)[0] if _is_count(element) else None
 
 
 def is_proposed_row(value: Any, upsert: Any) -> bool:
@@ -272,8 +272,8 @@ def _is_null_test(element: Any) -> bool:
 def _is_count(element: Any) -> bool:
     if not isinstance(element, FunctionElement) or getattr(element, "name", "").lower() != "count":
         return False
-    arguments = list(element.clauses)
-    return len(arguments) == 1 and isinstance(arguments[0], ColumnClause)
+    counted = arguments(element)
+    return len(counted) == 1 and isinstance(counted[0], ColumnClause)
 
 
 def _assignments(values: Any) -> Iterable[tuple[Any, Any]]:

@@ -156,7 +156,9 @@ def _of_tokens(other: Any, token: TokenOf) -> Any:
         parts = [_of_tokens(each, token) for each in bare.selects]
         if any(each is None for each in parts) or bare._order_by_clauses:
             return None
-        found = CompoundSelect(bare.keyword, *parts)
+        # A copy keeps its LIMIT. Its parts have parentheses only where they must: SQLite does not take them.
+        found = bare._generate()
+        found.selects = [each.element.self_group(against=found) for each in parts]
     elif isinstance(bare, Select):
         columns = list(bare._all_selected_columns)
         mine = _token(columns[0]) if len(columns) == 1 else None

@@ -18,6 +18,7 @@ from sqlalchemy import (
     TypeDecorator,
     literal_column,
 )
+from sqlalchemy.dialects.postgresql import BYTEA
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.types import TypeEngine
@@ -49,6 +50,10 @@ class Sought(TypeDecorator[Any]):
         raise UnsupportedOperationError("a value that is looked for by its token is used outside a comparison")
 
 
+class _Bytes(BYTEA):
+    render_bind_cast = True
+
+
 class Lookup(TypeDecorator[Any]):
     """Binds a value as the tokens by which it is found in one slot.
 
@@ -67,6 +72,10 @@ class Lookup(TypeDecorator[Any]):
         self.slot = slot
         self.column = column
         self.pair = pair
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """On PostgreSQL, say that it is bytes: of a NULL inside ``substr()`` nobody could tell."""
+        return dialect.type_descriptor(_Bytes() if dialect.name == "postgresql" else LargeBinary())
 
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that makes tokens of a value."""
@@ -165,13 +174,18 @@ class TokenOf(Function[bytes]):
     @property
     def column(self) -> Any:
         """The column that it is a token of."""
-        return next(iter(self.clauses))
+        return arguments(self)[0]
 
     @property
     def slot(self) -> Slot:
         """Where it stands, and how it is made."""
         found: Slot = self.column.type.slot(self.token_name)
         return found
+
+
+def arguments(function: Any) -> list[Any]:
+    """Return what a function is called with. Its own `clauses` are those of what it was copied from."""
+    return list(function.clause_expr.element)
 
 
 def number(value: int) -> ColumnElement[int]:
