@@ -6,7 +6,7 @@ does all that without an error. So each statement is checked once per compilatio
 - a sealed column, bare or labelled, in the columns of a SELECT or in RETURNING;
 - ``IS NULL``, ``IS NOT NULL`` and ``count(column)`` anywhere;
 - ``==``, ``!=``, ``in_`` and ``not_in`` anywhere where the column has a blind index (`search.py`), and its tokens
-  anywhere but in ORDER BY;
+  where it only matters which are equal: GROUP BY, PARTITION BY, DISTINCT, ``count()``, ON CONFLICT;
 - a bound value, NULL or the proposed row of an upsert where a sealed column is assigned;
 - DISTINCT when the primary key is selected too; UNION ALL of columns with the same context.
 
@@ -34,13 +34,21 @@ from sqlalchemy import (
     TypeCoerce,
 )
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import ClauseElement, Grouping
+from sqlalchemy.sql.elements import (
+    ClauseElement,
+    ClauseList,
+    Grouping,
+    Over,
+    Tuple,
+    UnaryExpression,
+    _label_reference,
+)
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import Exists, SelectBase, Subquery
 
 from . import search
-from .comparator import refused
-from .tokens import TokenOf, arguments, inexact
+from .comparator import refused, refused_tokens
+from .tokens import TokenBytes, TokenOf, arguments, inexact
 from .types import EncryptedType
 
 
@@ -51,18 +59,25 @@ def sealed(element: Any) -> bool:
     return isinstance(kind, EncryptedType) or any(isinstance(each, EncryptedType) for each in variants)
 
 
-def check_select(statement: Select[Any], labels: dict[str, Any], dialect: str) -> None:
+def is_token(element: Any) -> bool:
+    """Say whether an expression is a token, also that of a subquery's column."""
+    return isinstance(getattr(element, "type", None), TokenBytes)
+
+
+def check_select(statement: Select[Any], labels: dict[str, Any], dialect: str, *, candidates: bool) -> None:
     """Check one SELECT's own clauses; selects inside it are checked when they are compiled.
 
     Args:
         statement: The SELECT as it is rendered, after the ORM has worked on it.
         labels: What names in ORDER BY and GROUP BY stand for.
         dialect: Its name: others than PostgreSQL render DISTINCT ON as DISTINCT.
+        candidates: Whether its conditions may find other values too: nothing is concluded from its rows but that they
+            are returned.
     """
     if statement._distinct and not (dialect == "postgresql" and _is_distinct_on(statement)):
         _check_distinct(list(_projected(statement._raw_columns)))
     _check_all(statement._distinct_on, "DISTINCT ON", labels)
-    _check_all(statement._where_criteria, "a condition on", labels, candidates=True)
+    _check_all(statement._where_criteria, "a condition on", labels, candidates=candidates)
     _check_all(statement._having_criteria, "HAVING with", labels)
     _check_all(statement._group_by_clauses, "GROUP BY", labels)
     _check_all(statement._order_by_clauses, "ORDER BY", labels)
@@ -218,9 +233,9 @@ def _check(element: Any, what: str, labels: dict[str, Any] | None = None, *, can
         candidates: Whether it may also be true for rows that have another value, by tokens of few bits: where that
             gives more rows, and never fewer.
     """
-    pending: list[Any] = [(element, candidates)]
+    pending: list[Any] = [(element, candidates, what in _TAKES_TOKENS)]
     while pending:
-        each, more = pending.pop()
+        each, more, tokens = pending.pop()
         name = getattr(each, "__visit_name__", "")
         if name == "textual_label_reference":
             each = (labels or {}).get(each.element, each)
@@ -231,14 +246,14 @@ def _check(element: Any, what: str, labels: dict[str, Any] | None = None, *, can
         found = search.translate(each)
         if found is not None:
             if not more and search.is_inexact(found):
-                raise inexact(what, found.token)
-            continue
-        if isinstance(each, TokenOf):
-            if what == "ORDER BY":
-                raise refused("ORDER BY of the tokens of", each)
+                raise inexact(what.removesuffix(" on"), found.token)
             continue
         if isinstance(each, SelectBase | Subquery):
             _check_nested(each, what)
+            continue
+        if is_token(each) and isinstance(each, TokenOf | ColumnClause | ScalarSelect):
+            if not tokens:
+                raise refused_tokens(what, each)
             continue
         if sealed(each) and isinstance(each, ColumnClause | BindParameter | ScalarSelect):
             raise refused(what, each)
@@ -246,7 +261,30 @@ def _check(element: Any, what: str, labels: dict[str, Any] | None = None, *, can
         if sealed(each) and not children:
             raise refused(what, each)
         more = more and (isinstance(each, Grouping) or getattr(each, "operator", None) in _MONOTONE)
-        pending.extend((child, more) for child in children)
+        tokens = _counts(each) or (tokens and _is_around_tokens(each, what))
+        grouped = each.partition_by if isinstance(each, Over) else None
+        pending.extend((child, more, tokens or child is grouped) for child in children)
+
+
+_TAKES_TOKENS = frozenset(("GROUP BY", "DISTINCT ON", "ON CONFLICT on", "an expression of", "copying"))
+"""What tokens as they are can be used for: it asks which of them are equal, or hands them on."""
+
+_GROUPING_FUNCTIONS = frozenset(("rollup", "cube", "grouping_sets"))
+
+
+def _counts(element: Any) -> bool:
+    return isinstance(element, FunctionElement) and getattr(element, "name", "").lower() == "count"
+
+
+def _is_around_tokens(element: Any, what: str) -> bool:
+    """Say whether what is allowed for an element is allowed for its parts as well."""
+    if isinstance(element, FunctionElement):
+        return what == "GROUP BY" and getattr(element, "name", "").lower() in _GROUPING_FUNCTIONS
+    if isinstance(element, UnaryExpression):
+        return element.operator is operators.distinct_op
+    if isinstance(element, Tuple):
+        return what == "GROUP BY"
+    return isinstance(element, Label | Grouping | ClauseList | _label_reference)
 
 
 _MONOTONE = frozenset((operators.and_, operators.or_))
@@ -258,6 +296,8 @@ def _check_nested(select: Any, what: str) -> None:
     for column in _columns_of(select):
         if sealed(column):
             raise refused(what, column)
+        if is_token(column):
+            raise refused_tokens(what, column)
 
 
 def _is_null_test(element: Any) -> bool:
@@ -265,12 +305,12 @@ def _is_null_test(element: Any) -> bool:
         isinstance(element, BinaryExpression)
         and element.operator in (operators.is_, operators.is_not)
         and isinstance(element.right, Null)
-        and isinstance(element.left, ColumnClause)
+        and isinstance(element.left, ColumnClause | TokenOf)
     )
 
 
 def _is_count(element: Any) -> bool:
-    if not isinstance(element, FunctionElement) or getattr(element, "name", "").lower() != "count":
+    if not _counts(element):
         return False
     counted = arguments(element)
     return len(counted) == 1 and isinstance(counted[0], ColumnClause)

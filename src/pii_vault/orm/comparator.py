@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import BindParameter, ColumnClause, ColumnElement, Label, TypeDecorator
-from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql import operators
 
 from ..errors import UnsupportedOperationError
-from .tokens import EQUALITY, MODIFIERS, TokenOf, token_of
+from .tokens import EQUALITY, MODIFIERS, TokenOf, encrypted_column, token_of
 
 _NULL_TESTS = frozenset((operators.is_, operators.is_not, operators.eq, operators.ne))
 
@@ -82,12 +82,14 @@ def refused(what: str, element: Any) -> UnsupportedOperationError:
     )
 
 
+def refused_tokens(what: str, element: Any) -> UnsupportedOperationError:
+    """Return the error for SQL that takes tokens for more than they are."""
+    return UnsupportedOperationError(
+        f"{what} the tokens of the encrypted column {_name(element)!r}: tokens are equal or they are not, no more",
+        hint="compare the column itself with ==, != or in_; group, count or partition by its blind_index",
+    )
+
+
 def _name(element: Any) -> str:
-    """Name the encrypted column of a table that an expression is made from, through aliases, subqueries and labels."""
-    for each in visitors.iterate(element):
-        for column in getattr(each, "base_columns", ()):
-            if isinstance(column, ColumnClause) and isinstance(column.comparator, SealedComparator):
-                table = getattr(column.table, "name", None)
-                return f"{table}.{column.name}" if table else str(column.name)
     context: str | None = getattr(getattr(element, "type", None), "context", None)
-    return context or type(element).__name__
+    return encrypted_column(element) or context or type(element).__name__

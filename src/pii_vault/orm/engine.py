@@ -45,6 +45,9 @@ class _CheckedCompiler(SQLCompiler):
     _granted: tuple[Any, ...] = ()
     """The columns that may be sealed in the position being rendered."""
 
+    _returns_rows: bool = True
+    """Whether the rows of the SELECT being rendered are what is returned, and nothing is concluded of them."""
+
     _looks_up: bool = False
     """Whether the tokens being rendered are compared with values."""
 
@@ -67,28 +70,41 @@ class _CheckedCompiler(SQLCompiler):
 
     def _compose_select_body(self, text: str, select: Any, compile_state: Any, *args: Any, **kw: Any) -> Any:
         # Every SELECT passes here on its way to text, however deep, after the ORM has worked on it.
-        checker.check_select(select, compile_state._label_resolve_dict[0], self.dialect.name)
+        labels = compile_state._label_resolve_dict[0]
+        checker.check_select(select, labels, self.dialect.name, candidates=self._returns_rows)
         return super()._compose_select_body(text, select, compile_state, *args, **kw)  # type: ignore[no-untyped-call]
 
-    def visit_compound_select(self, cs: Any, *args: Any, **kw: Any) -> Any:
+    def visit_select(self, select_stmt: Any, asfrom: bool = False, *args: Any, **kw: Any) -> Any:
+        in_union = kw.get("compound_index") is not None
+        with self._within(asfrom or in_union or not self.stack):
+            return super().visit_select(select_stmt, asfrom, *args, **kw)  # type: ignore[no-untyped-call]
+
+    def visit_compound_select(self, cs: Any, asfrom: bool = False, *args: Any, **kw: Any) -> Any:
         labels = {column.key: column for column in cs.selects[0].exported_columns}
         checker.check_compound(cs, labels)
-        return super().visit_compound_select(cs, *args, **kw)  # type: ignore[no-untyped-call]
+        in_union = kw.get("compound_index") is not None
+        with self._within(cs.keyword.name.startswith("UNION") and (asfrom or in_union or not self.stack)):
+            return super().visit_compound_select(cs, asfrom, *args, **kw)  # type: ignore[no-untyped-call]
+
+    def visit_cte(self, cte: Any, *args: Any, **kw: Any) -> Any:
+        with self._within(False):  # it is rendered once, and may be used anywhere
+            return super().visit_cte(cte, *args, **kw)
 
     def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> Any:
         checker.check_insert(insert_stmt)
-        with self._grant(*checker.proposed_values(insert_stmt)):
+        with self._within(False), self._grant(*checker.proposed_values(insert_stmt)):
             return super().visit_insert(insert_stmt, *args, **kw)  # type: ignore[no-untyped-call]
 
     def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> Any:
         checker.check_update(update_stmt)
         # The targets of its assignments are rendered as columns; all else in it has just been checked.
-        with self._grant(*update_stmt.table.columns):
+        with self._within(False), self._grant(*update_stmt.table.columns):
             return super().visit_update(update_stmt, *args, **kw)
 
     def visit_delete(self, delete_stmt: Any, *args: Any, **kw: Any) -> Any:
         checker.check_delete(delete_stmt)
-        return super().visit_delete(delete_stmt, *args, **kw)  # type: ignore[no-untyped-call]
+        with self._within(False):
+            return super().visit_delete(delete_stmt, *args, **kw)  # type: ignore[no-untyped-call]
 
     def _label_select_column(self, select: Any, column: Any, *args: Any, **kw: Any) -> Any:
         # Every column of a SELECT and of RETURNING.
@@ -165,6 +181,15 @@ class _CheckedCompiler(SQLCompiler):
         if not any(column is each for each in self._granted) and checker.sealed(column):
             raise refused("an expression of", column)
         return super().visit_column(column, *args, **kw)
+
+    @contextmanager
+    def _within(self, returned: bool) -> Iterator[None]:
+        before = self._returns_rows
+        self._returns_rows = before and returned
+        try:
+            yield
+        finally:
+            self._returns_rows = before
 
     @contextmanager
     def _grant(self, *columns: Any) -> Iterator[None]:

@@ -29,7 +29,7 @@ from ..blind_index import Slot
 from ..envelope import TOKEN_BYTES
 from ..errors import UnsupportedOperationError
 from .comparator import refused
-from .tokens import EQUALITY, TokenOf, bind_as, compared, inexact, number
+from .tokens import EQUALITY, TokenOf, bind_as, compared, encrypted_column, inexact, number
 
 _STARTS = (1, TOKEN_BYTES + 1)
 _WRAPPERS = (Grouping, Label, ScalarSelect, SelectStatementGrouping)
@@ -89,9 +89,9 @@ def translate(binary: Any) -> Search | None:
     if left is not None and right is not None:
         return _columns(binary, left, right)
     if left is not None:
-        return _with_value(binary.operator, left, binary.right)
+        return _with_value(binary, left, binary.right)
     if right is not None and binary.operator in (operators.eq, operators.ne):
-        return _with_value(binary.operator, right, binary.left)
+        return _with_value(binary, right, binary.left)
     return None
 
 
@@ -116,9 +116,10 @@ def _columns(binary: Any, left: TokenOf, right: TokenOf) -> Search:
     return Search(compared(left, right, binary.operator), left, by_value=False)
 
 
-def _with_value(operator: Any, token: TokenOf, other: Any) -> Search:
-    if not token.slot.exact and operator in (operators.ne, operators.not_in_op):
-        raise inexact("!=", token)
+def _with_value(binary: Any, token: TokenOf, other: Any) -> Search:
+    operator = binary.operator
+    if not token.slot.exact and (operator is not operators.eq or not isinstance(binary.left, TokenOf)):
+        raise inexact(operator.__name__, token)  # only candidates() has built what says that it finds other values too
     bare = other
     while isinstance(bare, Grouping | Label):
         bare = bare.element
@@ -182,5 +183,4 @@ def _check_comparable(left: TokenOf, right: TokenOf) -> None:
 
 
 def _described(token: TokenOf) -> str:
-    column = token.column
-    return f"{getattr(column.table, 'name', '')}.{column.name} (index {token.slot.index!r}, {token.slot.form.text})"
+    return f"{encrypted_column(token)!r} (index {token.slot.index!r}, {token.slot.form.text})"

@@ -19,7 +19,7 @@ from sqlalchemy import (
     literal_column,
 )
 from sqlalchemy.dialects.postgresql import BYTEA
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.types import TypeEngine
 
@@ -223,13 +223,26 @@ def compared(left: Any, right: Any, operator: Any) -> BinaryExpression[bool]:
     return BinaryExpression(left, right, operator, negate=negated.get(operator))
 
 
+def encrypted_column(element: Any) -> str | None:
+    """Name the encrypted column of a table that an expression is made from, through aliases, subqueries and labels."""
+    pending = [element]
+    while pending:
+        for each in visitors.iterate(pending.pop()):
+            for column in getattr(each, "base_columns", ()):
+                if not isinstance(column, ColumnClause):
+                    pending.extend([column] if column is not each else [])
+                elif hasattr(column.type, "has_index"):
+                    table = getattr(column.table, "name", None)
+                    return f"{table}.{column.name}" if table else str(column.name)
+    return None
+
+
 def _named(token: Any) -> str:
-    column = getattr(token, "column", None)
-    if column is None:
+    name = encrypted_column(token)
+    if name is None:
         return "a token"
-    table = getattr(column.table, "name", None)
-    name = f"{table}.{column.name}" if table else column.name
-    return f"token {token.token_name!r} of {name!r}" if token.token_name else f"the blind index of {name!r}"
+    label = getattr(token, "token_name", INDEX)
+    return f"token {label!r} of {name!r}" if label else f"the blind index of {name!r}"
 
 
 def no_such_token(column: str, token: str, known: list[str]) -> ConfigurationError:
