@@ -16,11 +16,14 @@ from sqlalchemy import event, inspect, select
 from sqlalchemy.orm import Mapper, Session, SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.orm.identity import IdentityMap
 from sqlalchemy.orm.state import InstanceState
+from sqlalchemy.sql import visitors
 
-from ..errors import ConfigurationError, TenantMismatchError
+from ..errors import ConfigurationError, TenantMismatchError, UnsupportedOperationError
 from ..scope import Scope, no_tenant
 from .attachment import Attachment
 from .engine import tenant_refusal, warm
+from .search import translate
+from .tokens import encrypted_column
 from .types import EncryptedType
 
 _ATTACHMENT: Final = "pii_vault_attachment"
@@ -106,6 +109,8 @@ class _SessionHooks:
             for state in (options._lazy_loaded_from, options._refresh_state):
                 if state is not None and self.is_sealed(state):
                     self._check_owner(state, scope)
+        elif execution.is_update or execution.is_delete:
+            _ask_the_database(execution)
 
     def after_begin(self, session: Session, _transaction: SessionTransaction, _connection: Any) -> None:
         scope = self._attachment.scope()
@@ -194,6 +199,29 @@ class _SessionHooks:
         refusal = tenant_refusal(scope, state.mapper.local_table.description, _tenants_of(session, state, key))
         if refusal is not None:
             raise refusal
+
+
+def _ask_the_database(execution: Any) -> None:
+    """Let the ORM not decide in Python which objects an UPDATE or DELETE met, where it compares encrypted columns.
+
+    It would compare their values as they are, and knows of no normaliser.
+    """
+    how = execution.update_delete_options._synchronize_session
+    if how not in ("auto", "evaluate"):
+        return
+    for condition in execution.statement._where_criteria:
+        for each in visitors.iterate(condition):
+            found = translate(each)
+            if found is None or found.by_value:
+                continue
+            if how == "evaluate":
+                raise UnsupportedOperationError(
+                    f"a comparison of {encrypted_column(found.token)!r} cannot be evaluated in Python as the database "
+                    "does it",
+                    hint="leave out synchronize_session='evaluate', or say 'fetch'",
+                )
+            execution.update_execution_options(synchronize_session="fetch")
+            return
 
 
 def _tenant_attribute(mapper: Mapper[Any], tenant_column: str | None) -> str | None:
