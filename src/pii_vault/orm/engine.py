@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import BindParameter, Connection, Engine, Table, event
@@ -26,12 +26,18 @@ from .processors import Asked
 from .tokens import Lookup, TokenOf
 from .types import EncryptedType
 
+_WROTE: Final = "pii_vault.wrote"
+"""Where a connection says that its transaction has written, or may have: by text, nobody can tell."""
+
 
 class _CheckedCompiler(SQLCompiler):
     """The part that is mixed in front of a dialect's own compiler."""
 
     touches_sealed: bool = False
     """Whether executing the statement binds or reads sealed values, and so needs a scope."""
+
+    only_reads: bool = True
+    """Whether the statement writes nothing."""
 
     searched: frozenset[search.Searched] = frozenset()
     """The slots that the statement relies on: each value has its token there."""
@@ -91,17 +97,20 @@ class _CheckedCompiler(SQLCompiler):
             return super().visit_cte(cte, *args, **kw)
 
     def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> Any:
+        self.only_reads = False
         checker.check_insert(insert_stmt)
         with self._within(False), self._grant(*checker.proposed_values(insert_stmt)):
             return super().visit_insert(insert_stmt, *args, **kw)  # type: ignore[no-untyped-call]
 
     def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> Any:
+        self.only_reads = False
         checker.check_update(update_stmt)
         # The targets of its assignments are rendered as columns; all else in it has just been checked.
         with self._within(False), self._grant(*update_stmt.table.columns):
             return super().visit_update(update_stmt, *args, **kw)
 
     def visit_delete(self, delete_stmt: Any, *args: Any, **kw: Any) -> Any:
+        self.only_reads = False
         checker.check_delete(delete_stmt)
         with self._within(False):
             return super().visit_delete(delete_stmt, *args, **kw)  # type: ignore[no-untyped-call]
@@ -123,7 +132,12 @@ class _CheckedCompiler(SQLCompiler):
         checker.check_row(element.scalar_alias)
         return super().visit_table_valued_column(element, **kw)  # type: ignore[no-untyped-call]
 
+    def visit_textclause(self, textclause: Any, *args: Any, **kw: Any) -> Any:
+        self.only_reads = self.only_reads and (bool(self.stack) or _reads(textclause.text))
+        return super().visit_textclause(textclause, *args, **kw)  # type: ignore[no-untyped-call]
+
     def visit_textual_select(self, taf: Any, *args: Any, **kw: Any) -> Any:
+        self.only_reads = self.only_reads and _reads(taf.element.text)
         # Its columns tell how to read what the text selects; they are not rendered.
         with self._grant(*taf.column_args):
             return super().visit_textual_select(taf, *args, **kw)  # type: ignore[no-untyped-call]
@@ -230,6 +244,8 @@ def attach_engine(engine: Engine, attachment: Attachment) -> None:
     event.listen(engine, "before_execute", hooks.before_execute)
     event.listen(engine, "before_cursor_execute", hooks.before_cursor_execute)
     event.listen(engine, "after_cursor_execute", hooks.after_cursor_execute)
+    for end in ("commit", "rollback", "commit_twophase", "rollback_twophase"):
+        event.listen(engine, end, hooks.ended)
 
 
 def warm(scope: Scope, need: int = 0) -> None:
@@ -269,10 +285,12 @@ class _Hooks:
         warm(scope, need)
 
     def before_cursor_execute(
-        self, connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
+        self, connection: Connection, _cursor: Any, sql: str, _parameters: Any, context: Any, _many: bool
     ) -> None:
         """Refuse a statement on encrypted columns without a scope, even one that would find no row."""
         compiled = context.compiled
+        if not (_reads(sql) if compiled is None else getattr(compiled, "only_reads", False)):
+            connection.info[_WROTE] = True
         if compiled is None or context.isddl:
             return
         if not isinstance(compiled, _CheckedCompiler):
@@ -289,9 +307,9 @@ class _Hooks:
                 compiled.searched,
                 self._attachment.tenant_column,
                 compares_tokens=compiled.compares_tokens,
+                lasting=_WROTE not in connection.info,
                 schemas=context.execution_options.get("schema_translate_map"),
             )
-
         if compiled.unique_values and context.isinsert:
             _refuse_duplicates(connection, scope, context, others=0)
 
@@ -304,6 +322,11 @@ class _Hooks:
             scope = self._attachment.scope()
             if scope is not None:
                 _refuse_duplicates(connection, scope, context, others=1)
+
+    def ended(self, connection: Connection, *_: Any) -> None:
+        """Forget that a transaction has written, when it has ended."""
+        if not connection.invalidated and not connection.closed:
+            connection.info.pop(_WROTE, None)
 
     def _facts_about(self, table: Table) -> _Facts:
         facts = self._facts.get(table)
@@ -335,6 +358,11 @@ def _refuse_duplicates(connection: Connection, scope: Scope, context: Any, *, ot
     del context
     if error is not None:
         raise error
+
+
+def _reads(sql: str) -> bool:
+    """Say whether a text reads only. Many an application begins each transaction with a SET."""
+    return sql.lstrip("( \t\r\n").upper().startswith(("SELECT ", "SELECT\n", "SET ", "SHOW ", "PRAGMA ", "SAVEPOINT "))
 
 
 def _purpose(bind: Any) -> Any:

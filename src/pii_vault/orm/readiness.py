@@ -9,11 +9,26 @@ may have written meanwhile, or in a transaction that was still open: after a day
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, String, and_, column, func, literal, not_, select, table
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    and_,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+)
 from sqlalchemy.util import concurrency
 
 from ..blind_index import ReadySlot
@@ -38,7 +53,8 @@ def require(
     tenant_column: str | None,
     *,
     compares_tokens: bool,
-    schemas: Any = None,
+    lasting: bool,
+    schemas: Mapping[str | None, str | None] | None,
 ) -> None:
     """Refuse a statement whose answer could lack rows, or count one value as two.
 
@@ -48,7 +64,8 @@ def require(
         searched: The slots that the statement relies on.
         tenant_column: The name of the column that says whose row it is, or None.
         compares_tokens: Whether it compares tokens with each other.
-        schemas: The statement's ``schema_translate_map``: the look goes where it goes.
+        lasting: Whether what is seen now stays when the transaction is rolled back. If not, nothing is remembered.
+        schemas: The statement's ``schema_translate_map``.
 
     Raises:
         IndexNotReadyError: some values have no token.
@@ -62,19 +79,20 @@ def require(
             hint=f"go on with `pii-vault index rotate {scope.tenant}`; searching for values works meanwhile",
         )
     for each in searched:
-        if each not in keyset.searched:
-            _require_one(connection, scope, keyset, each, tenant_column, schemas)
-            keyset.searched.add(each)
+        if each in keyset.searched:
+            continue
+        found = _found(scope, keyset, each)
+        if found is not None:
+            lacking = Lacking(each, keyset, scope.tenant, tenant_column)
+            _look(connection, scope, keyset, found, lacking, {"schema_translate_map": schemas, "compiled_cache": None})
+            if not lasting:
+                continue
+            _off_the_loop(partial(scope.keyring.found_ready, keyset, found))
+        keyset.searched.add(each)
 
 
-def _require_one(
-    connection: Connection,
-    scope: Scope,
-    keyset: Keyset,
-    searched: Searched,
-    tenant_column: str | None,
-    schemas: Any,
-) -> None:
+def _found(scope: Scope, keyset: Keyset, searched: Searched) -> ReadySlot | None:
+    """Return what is found if no value lacks its token, or None where that is known already."""
     slot, context = searched.slot, searched.context
     known = keyset.ready.get((context, slot.number))
     if known is not None and (known.index, known.form) != (slot.index, slot.form.text):
@@ -85,53 +103,53 @@ def _require_one(
         )
     now = datetime.now(UTC)
     if known is not None and (known.settled or now < known.since + SETTLED_AFTER):
+        return None
+    since = known.since if known else now
+    return ReadySlot(context, slot.number, slot.index, slot.form.text, since, known is not None)
+
+
+def _look(
+    connection: Connection, scope: Scope, keyset: Keyset, slot: ReadySlot, lacking: Lacking, options: dict[str, Any]
+) -> None:
+    if connection.execute(lacking.any(), execution_options=options).first() is None:
         return
-    lacking = Lacking(searched, keyset, scope.tenant, tenant_column)
-    found = ReadySlot(
-        context, slot.number, slot.index, slot.form.text, known.since if known else now, known is not None
-    )
-    if connection.execute(lacking.any(), execution_options=in_schemas(schemas)).first() is None:
-        _off_the_loop(lambda: scope.keyring.found_ready(keyset, found))
-        return
-    if known is not None:
-        _off_the_loop(lambda: scope.keyring.found_missing(keyset, found))
-    missing, total = lacking.counted(connection, schemas)
-    raise not_ready(scope.tenant, searched, missing, total)
+    if (slot.context, slot.number) in keyset.ready:
+        _off_the_loop(partial(scope.keyring.found_missing, keyset, slot))
+    missing, total = lacking.counted(connection, options)
+    raise not_ready(scope.tenant, lacking.searched, missing, total)
 
 
 class Lacking:
     """Queries for the values that have no token in a slot, of a tenant and a generation that lives."""
 
     def __init__(self, searched: Searched, keyset: Keyset, tenant: str, tenant_column: str | None) -> None:
+        self.searched = searched
         home, name = searched.home
         # A plain column by name: what is compared is a header's bytes, not a value.
-        stored = column(name, LargeBinary)
+        stored = Column(name, LargeBinary)
         columns: list[Any] = [stored]
         mine = [owned(stored, keyset)]
         owner = home.columns.get(tenant_column) if tenant_column is not None else None
         if owner is not None and isinstance(owner.type, String):  # where there is an index on it, that is used
-            columns.append(column(owner.name, String))
-            mine.append(columns[-1] == tenant)
+            columns.append(of := Column(owner.name, String))
+            # A row may have been written without saying whose it is. A search finds it, and so must this.
+            mine.append(or_(of == tenant, of.is_(None)) if owner.nullable else of == tenant)
         self._mine: ColumnElement[bool] = and_(*mine)
         self._lacks = lacking(stored, searched.slot.number + 1, keyset.index_generations)
-        self._table = table(home.name, *columns, schema=home.schema)
+        # A table of its own: the schema is translated only for a Table.
+        self._table = Table(home.name, MetaData(), *columns, schema=home.schema)
 
     def any(self) -> Any:
         """Return a query that finds a row if there is one."""
         return select(literal(1)).select_from(self._table).where(self._mine, self._lacks).limit(1)
 
-    def counted(self, connection: Connection, schemas: Any = None) -> tuple[int, int]:
+    def counted(self, connection: Connection, options: Mapping[str, Any] | None = None) -> tuple[int, int]:
         """Count how many values have no token, and how many there are."""
         total = select(func.count()).select_from(self._table).where(self._mine)
         missing = total.where(self._lacks)
         both = select(missing.scalar_subquery(), total.scalar_subquery())
-        row = connection.execute(both, execution_options=in_schemas(schemas)).one()
+        row = connection.execute(both, execution_options=options or {}).one()
         return row[0], row[1]
-
-
-def in_schemas(schemas: Any) -> dict[str, Any]:
-    """Return the execution options of a query that is to go to the schemas that a statement goes to."""
-    return {"schema_translate_map": schemas} if schemas else {}
 
 
 def owned(stored: ColumnElement[bytes], keyset: Keyset) -> ColumnElement[bool]:

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, column, func, literal, select, table
+from sqlalchemy import Column, Connection, LargeBinary, MetaData, Table, func, literal, select
 
 from ..blind_index import Slot
 from ..envelope import TOKEN_BYTES
 from ..errors import DuplicateValueError
 from ..scope import Scope
 from ..sealing import Keyset
-from .readiness import in_schemas
 
 
 def written(binds: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,13 +72,10 @@ def _tokens(keyset: Keyset, slot: Slot, value: Any) -> list[bytes]:
 
 def _found(connection: Connection, home: Any, slot: Slot, tokens: list[bytes], schemas: Any) -> int:
     owner, name = home
-    stored = column(name, LargeBinary)
+    stored = Column(name, LargeBinary)
+    # A table of its own: the schema is translated only for a Table.
+    mine = Table(owner.name, MetaData(), stored, schema=owner.schema)
     found = func.substr(stored, slot.start, TOKEN_BYTES, type_=LargeBinary).in_(tokens)
-    rows = (
-        select(literal(1).label("one"))
-        .select_from(table(owner.name, stored, schema=owner.schema))
-        .where(found)
-        .limit(2)
-    )
+    rows = select(literal(1).label("one")).select_from(mine).where(found).limit(2)
     count = select(func.count()).select_from(rows.subquery())
-    return int(connection.scalar(count, execution_options=in_schemas(schemas)) or 0)
+    return int(connection.scalar(count, execution_options={"schema_translate_map": schemas}) or 0)

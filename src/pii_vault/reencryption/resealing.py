@@ -20,11 +20,9 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
-    column,
     func,
     or_,
     select,
-    table,
     tuple_,
     update,
 )
@@ -129,9 +127,11 @@ class Resealing:
         self._opens: Final = {name: kind.result_processor(engine.dialect, None) for name, kind in target.kinds.items()}
         self._seals: Final = {name: kind.bind_processor(engine.dialect) for name, kind in target.kinds.items()}
         # Plain columns by name: what is read and written here is sealed.
-        self._stored: Final = {name: column(name, LargeBinary) for name in target.kinds}
-        self._key: Final = [column(each.name, each.type) for each in target.key]
-        self._table: Final = table(target.table.name, *self._key, *self._stored.values(), schema=target.table.schema)
+        self._stored: Final = {name: Column(name, LargeBinary) for name in target.kinds}
+        self._key: Final = [Column(each.name, each.type) for each in target.key]
+        columns = (*self._key, *self._stored.values())
+        # A table of its own: an engine's schema map is followed only for a Table.
+        self._table: Final = Table(target.table.name, MetaData(), *columns, schema=target.table.schema)
         self._problems: Final[dict[tuple[str, str], Problem]] = {}
         keyset = scope.renew()
         mine = [

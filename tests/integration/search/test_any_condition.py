@@ -106,12 +106,7 @@ def of_null(name: str) -> st.SearchStrategy[Condition]:
 
 def conditions() -> st.SearchStrategy[Condition]:
     names = st.sampled_from(sorted(POOLS))
-    leaves = (
-        names.flatmap(of_a_value)
-        | names.flatmap(of_values)
-        | of_columns()
-        | names.flatmap(of_null)
-    )
+    leaves = names.flatmap(of_a_value) | names.flatmap(of_values) | of_columns() | names.flatmap(of_null)
 
     def combined(inner: st.SearchStrategy[Condition]) -> st.SearchStrategy[Condition]:
         def conjoin(parts: list[Condition]) -> Condition:
