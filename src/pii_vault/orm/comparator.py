@@ -32,23 +32,27 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build equality where the column has an index, ``column == expression`` and ``column IS NULL``."""
-        if self._is_search(op, other):
-            # A function, which the ORM does not evaluate in Python: there nobody knows of normalisers.
-            return token_of(self.expr).operate(op, *other, **kwargs)
-        refusal = self._refusal(op, other)
+        found = token_of(self.expr) if self._is_search(op, other) else None
+        refusal = found.comparator.refusal(op) if found is not None else self._refusal(op, other)
         if refusal is not None:
             del other
             raise refusal
+        if found is not None:
+            # A function, which the ORM does not evaluate in Python: there nobody knows of normalisers.
+            others = [other]
+            del other  # from here on only a list that is empty is in this frame
+            return found.operate(op, *others.pop(), **kwargs)
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build ``value == column`` where the column has an index, and ``expression == column``."""
-        if self._is_search(op, (other,)):
-            return token_of(self.expr).reverse_operate(op, other, **kwargs)
-        refusal = self._refusal(op, (other,))
+        found = token_of(self.expr) if self._is_search(op, (other,)) else None
+        refusal = found.comparator.refusal(op) if found is not None else self._refusal(op, (other,))
         if refusal is not None:
             del other
             raise refusal
+        if found is not None:
+            return found.reverse_operate(op, other, **kwargs)
         return super().reverse_operate(op, other, **kwargs)
 
     def _is_search(self, op: Any, others: tuple[Any, ...]) -> bool:

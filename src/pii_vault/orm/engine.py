@@ -23,7 +23,7 @@ from . import checker, generated, readiness, search, uniqueness  # noqa: F401 - 
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .comparator import refused
 from .processors import Asked
-from .tokens import Lookup, TokenOf
+from .tokens import Lookup, Sought, TokenOf
 from .types import EncryptedType
 
 _WROTE: Final = "pii_vault.wrote"
@@ -214,7 +214,7 @@ class _CheckedCompiler(SQLCompiler):
             self._granted = before
 
     def render_literal_value(self, value: Any, type_: Any) -> str:
-        if isinstance(type_, EncryptedType):
+        if isinstance(type_, EncryptedType | Lookup | Sought):
             # The type's own literal_processor must not raise: SQLAlchemy would wrap it together with the plaintext.
             del value
             raise UnsupportedOperationError(

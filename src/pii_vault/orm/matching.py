@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Row
 
-from ..errors import ConfigurationError
+from ..blind_index import Form
+from ..errors import ConfigurationError, PiiVaultError
 from .tokens import TokenOf
 
 RowT = TypeVar("RowT")
+
+_MISSING: Final = object()
 
 
 def matching(rows: Iterable[RowT], token: Any, value: Any) -> Iterator[RowT]:
@@ -30,13 +33,29 @@ def matching(rows: Iterable[RowT], token: Any, value: Any) -> Iterator[RowT]:
         ConfigurationError: the rows do not hold the column.
     """
     if not isinstance(token, TokenOf):
+        del value
         raise ConfigurationError("matching() takes a token of a column", hint='Customer.ssn.token("last4")')
     form, column = token.slot.form, token.column
-    asked = form.asked(value)
+    asked, error = _asked(form, value)
+    del value
+    if error is not None:
+        raise error
     for row in rows:
         stored = _value(row, column)
+        if stored is _MISSING:
+            del asked, row, stored
+            raise ConfigurationError(
+                f"the rows do not hold {column.name!r}, so nobody can tell which of them have the value"
+            )
         if stored is not None and form.message(stored) == asked:
             yield row
+
+
+def _asked(form: Form, value: Any) -> tuple[bytes, PiiVaultError | None]:
+    try:
+        return form.asked(value), None
+    except PiiVaultError as error:
+        return b"", error.with_traceback(None)
 
 
 def _value(row: Any, column: Any) -> Any:
@@ -48,8 +67,4 @@ def _value(row: Any, column: Any) -> Any:
                 return mapping[name]
         # A row of one object: select(Customer)
         row = row[0]
-    if not hasattr(row, key):
-        raise ConfigurationError(
-            f"the rows do not hold {column.name!r}, so nobody can tell which of them have the value"
-        )
-    return getattr(row, key)
+    return getattr(row, key, _MISSING)

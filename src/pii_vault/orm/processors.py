@@ -168,7 +168,7 @@ def lookup_processor(attachment: Attachment, context: str, slot: Slot, pair: boo
     scope, default = current.get, attachment.default
     monotonic = attachment.keyring.clock.monotonic
 
-    def tokens(value: Any) -> Any:
+    def find(value: Any) -> Any:
         if value is None:
             return None
         try:
@@ -178,20 +178,25 @@ def lookup_processor(attachment: Attachment, context: str, slot: Slot, pair: boo
                 return make(value)
         except Exception:  # noqa: BLE001, S110 - whatever it is, the careful way finds it again and names it
             pass
-        outcome = _look_up_carefully(attachment, context, slot, value)
+        return _look_up_carefully(attachment, context, slot, value)
+
+    def both(value: Any) -> Any:
+        outcome = find(value)
         del value
         if isinstance(outcome, PiiVaultError):
             raise outcome
         return outcome
 
     def one(value: Any) -> Any:
-        if isinstance(value, Asked):
-            made = tokens(value.value)
-            return made[TOKEN_BYTES:] if value.later and made is not None else made and made[:TOKEN_BYTES]
-        made = tokens(value)
-        return made and made[:TOKEN_BYTES]
+        asked = isinstance(value, Asked)
+        later = asked and value.later
+        outcome = find(value.value if asked else value)
+        del value
+        if isinstance(outcome, PiiVaultError):
+            raise outcome
+        return outcome and (outcome[TOKEN_BYTES:] if later else outcome[:TOKEN_BYTES])
 
-    return tokens if pair else one
+    return both if pair else one
 
 
 def _seal_by_value(attachment: Attachment, context: str, how: Encoding[Any]) -> Processor:

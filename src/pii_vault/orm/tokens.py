@@ -19,6 +19,7 @@ from sqlalchemy import (
     literal_column,
 )
 from sqlalchemy.dialects.postgresql import BYTEA
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.types import TypeEngine
@@ -38,6 +39,10 @@ MODIFIERS: Final = frozenset(
 """They have no operand: where one is refused, that is when the statement is compiled, which can say why."""
 
 
+def _not_rendered(_value: Any) -> str:
+    return "pii_vault_refuses_to_render_a_value_that_is_looked_for()"
+
+
 class Sought(TypeDecorator[Any]):
     """The type of a value that is looked for, until a statement is compiled and it is known in which slot."""
 
@@ -48,6 +53,10 @@ class Sought(TypeDecorator[Any]):
         """Refuse it: whoever comes here was compiled by an engine that is not attached."""
         required(dialect)
         raise UnsupportedOperationError("a value that is looked for by its token is used outside a comparison")
+
+    def literal_processor(self, dialect: Dialect) -> Any:
+        """Render no value into SQL text; an error raised here would be wrapped together with it."""
+        return _not_rendered
 
 
 class _Bytes(BYTEA):
@@ -81,21 +90,32 @@ class Lookup(TypeDecorator[Any]):
         """Return the function that makes tokens of a value."""
         return lookup_processor(required(dialect), self.column, self.slot, self.pair)
 
+    def literal_processor(self, dialect: Dialect) -> Any:
+        """Render no value into SQL text, nor its token."""
+        return _not_rendered
+
 
 class TokenComparator(TypeDecorator.Comparator[Any]):
     """The operators of a token: it is equal to another one, or it is not."""
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build equality with a value, a list of them or another token; refuse the rest."""
-        refusal = self._refusal(op)
+        refusal = self.refusal(op)
         if refusal is not None:
             del other
             raise refusal
-        return super().operate(op, *other, **kwargs)
+        try:
+            return super().operate(op, *other, **kwargs)
+        except ArgumentError:  # it shows what in_() was given
+            del other
+        raise UnsupportedOperationError(
+            f"{op.__name__} on {_named(self.expr)} was given something else than values",
+            hint="give in_() a list of values, a SELECT or a bound parameter",
+        )
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build ``expression == token``, refuse the rest."""
-        refusal = self._refusal(op)
+        refusal = self.refusal(op)
         if refusal is not None:
             del other
             raise refusal
@@ -120,7 +140,8 @@ class TokenComparator(TypeDecorator.Comparator[Any]):
             raise inexact("a range", token)
         return super().operate(operators.in_op, [Message(each) for each in token.slot.form.span(low, below)])
 
-    def _refusal(self, op: Any) -> UnsupportedOperationError | None:
+    def refusal(self, op: Any) -> UnsupportedOperationError | None:
+        """Return why an operator cannot be used, or None."""
         name = getattr(op, "__name__", op)
         if op in MODIFIERS or op in (operators.is_, operators.is_not):
             return None
