@@ -33,7 +33,7 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build equality where the column has an index, ``column == expression`` and ``column IS NULL``."""
         found = token_of(self.expr) if self._is_search(op, other) else None
-        refusal = found.comparator.refusal(op) if found is not None else self._refusal(op, other)
+        refusal = found.refusal(op) if found is not None else self._refusal(op, other)
         if refusal is not None:
             del other
             raise refusal
@@ -47,7 +47,7 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build ``value == column`` where the column has an index, and ``expression == column``."""
         found = token_of(self.expr) if self._is_search(op, (other,)) else None
-        refusal = found.comparator.refusal(op) if found is not None else self._refusal(op, (other,))
+        refusal = found.refusal(op) if found is not None else self._refusal(op, (other,))
         if refusal is not None:
             del other
             raise refusal

@@ -208,6 +208,12 @@ def arguments(function: Any) -> list[Any]:
     """Return what a function is called with. Its own `clauses` are those of what it was copied from."""
     return list(function.clause_expr.element)
 
+    def refusal(self, op: Any) -> UnsupportedOperationError | None:
+        """Return why an operator cannot be used on it, or None."""
+        comparator: Any = self.comparator
+        refusal: UnsupportedOperationError | None = comparator.refusal(op)
+        return refusal
+
 
 def number(value: int) -> ColumnElement[int]:
     """Return a number that is written out, as an index's are."""
