@@ -316,21 +316,16 @@ def bench(url: str, rows: int, rounds: int, progress: Progress) -> Iterator[tupl
                 start = time.perf_counter()
                 load(engine, rows, progress)
                 loaded = time.perf_counter() - start
-                with engine.connect() as one, bare.connect() as other:
-                    with sessions() as session, Session(bare) as untouched:
-                        plain = PlainCustomer, PlainOrder
-                        sealed = Side(SealedCustomer, SealedOrder, one, session)
-                        yield (
-                            Bench(
-                                sealed,
-                                Side(*plain, one, session),
-                                Side(*plain, other, untouched),
-                                rows,
-                                rounds,
-                                progress,
-                            ),
-                            loaded,
-                        )
+                with (
+                    engine.connect() as one,
+                    bare.connect() as other,
+                    sessions() as session,
+                    Session(bare) as untouched,
+                ):
+                    sealed = Side(SealedCustomer, SealedOrder, one, session)
+                    plain = Side(PlainCustomer, PlainOrder, one, session)
+                    twin = Side(PlainCustomer, PlainOrder, other, untouched)
+                    yield Bench(sealed, plain, twin, rows, rounds, progress), loaded
         finally:
             vault.close()
             engine.dispose()
