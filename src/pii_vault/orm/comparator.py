@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, ColumnClause, ColumnElement, Label, TypeDecorator
 from sqlalchemy.sql import operators
+from sqlalchemy.util import memoized_property
 
 from ..errors import UnsupportedOperationError
 from .tokens import EQUALITY, MODIFIERS, TokenOf, encrypted_column, token_of
@@ -21,7 +22,7 @@ _NULL_TESTS = frozenset((operators.is_, operators.is_not, operators.eq, operator
 class SealedComparator(TypeDecorator.Comparator[Any]):
     """The operators of an encrypted column."""
 
-    @property
+    @memoized_property
     def blind_index(self) -> TokenOf:
         """The token that all equal values of the column share: for an index, GROUP BY and ON CONFLICT."""
         return token_of(self.expr)
@@ -32,7 +33,7 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build equality where the column has an index, ``column == expression`` and ``column IS NULL``."""
-        found = token_of(self.expr) if self._is_search(op, other) else None
+        found = self.blind_index if self._is_search(op, other) else None
         refusal = found.refusal(op) if found is not None else self._refusal(op, other)
         if refusal is not None:
             del other
@@ -46,7 +47,7 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
         """Build ``value == column`` where the column has an index, and ``expression == column``."""
-        found = token_of(self.expr) if self._is_search(op, (other,)) else None
+        found = self.blind_index if self._is_search(op, (other,)) else None
         refusal = found.refusal(op) if found is not None else self._refusal(op, (other,))
         if refusal is not None:
             del other

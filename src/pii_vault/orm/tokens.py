@@ -43,11 +43,17 @@ def _not_rendered(_value: Any) -> str:
     return "pii_vault_refuses_to_render_a_value_that_is_looked_for()"
 
 
+# A TypeDecorator's key is made anew for each statement, and SQLAlchemy goes through the names of its arguments for it.
+_by_class: Final = property(lambda self: (type(self),))
+"""The key of a type without arguments."""
+
+
 class Sought(TypeDecorator[Any]):
     """The type of a value that is looked for, until a statement is compiled and it is known in which slot."""
 
     impl = LargeBinary
     cache_ok = True
+    _static_cache_key = _by_class  # pyright: ignore[reportAssignmentType]
 
     def bind_processor(self, dialect: Dialect) -> Any:
         """Refuse it: whoever comes here was compiled by an engine that is not attached."""
@@ -61,6 +67,9 @@ class Sought(TypeDecorator[Any]):
 
 class _Bytes(BYTEA):
     render_bind_cast = True
+
+
+_SOUGHT: Final = Sought()
 
 
 class Lookup(TypeDecorator[Any]):
@@ -171,10 +180,14 @@ class TokenBytes(TypeDecorator[bytes]):
     impl = LargeBinary
     cache_ok = True
     comparator_factory: Any = TokenComparator
+    _static_cache_key = _by_class  # pyright: ignore[reportAssignmentType]
 
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
         """Bind what a token is compared with as a value that is looked for."""
-        return Sought()
+        return _SOUGHT
+
+
+_TOKEN_BYTES: Final = TokenBytes()
 
 
 class TokenOf(Function[bytes]):
@@ -189,7 +202,7 @@ class TokenOf(Function[bytes]):
 
     def __init__(self, column: Any, token: str = INDEX) -> None:
         slot = column.type.slot(token)
-        super().__init__("substr", column, number(slot.start), number(TOKEN_BYTES), type_=TokenBytes())
+        super().__init__("substr", column, number(slot.start), number(TOKEN_BYTES), type_=_TOKEN_BYTES)
         self.token_name = token
 
     @property
@@ -203,16 +216,16 @@ class TokenOf(Function[bytes]):
         found: Slot = self.column.type.slot(self.token_name)
         return found
 
-
-def arguments(function: Any) -> list[Any]:
-    """Return what a function is called with. Its own `clauses` are those of what it was copied from."""
-    return list(function.clause_expr.element)
-
     def refusal(self, op: Any) -> UnsupportedOperationError | None:
         """Return why an operator cannot be used on it, or None."""
         comparator: Any = self.comparator
         refusal: UnsupportedOperationError | None = comparator.refusal(op)
         return refusal
+
+
+def arguments(function: Any) -> list[Any]:
+    """Return what a function is called with. Its own `clauses` are those of what it was copied from."""
+    return list(function.clause_expr.element)
 
 
 def number(value: int) -> ColumnElement[int]:

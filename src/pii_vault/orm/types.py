@@ -57,6 +57,9 @@ class EncryptedType(TypeDecorator[T]):
     home: tuple[Table, str] | None = None
     """The table that the column belongs to, and the column's name there."""
 
+    _cache_key: Any = None
+    """Made once for a column's own type: each statement that names the column asks for it."""
+
     def __init__(
         self,
         *,
@@ -72,10 +75,15 @@ class EncryptedType(TypeDecorator[T]):
 
     @property
     def _static_cache_key(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self._cache_key is not None:
+            return self._cache_key
         # SQLAlchemy takes the arguments of the constructor, but not keyword-only ones.
         key: Any = super()._static_cache_key
         more = (("context", self.context), ("tokens", self._declared))
-        return (*key, *more) if isinstance(key, tuple) else key
+        found = (*key, *more) if isinstance(key, tuple) else key
+        if self.home is not None:  # else its context is not known yet
+            self._cache_key = found
+        return found
 
     @property
     def slots(self) -> tuple[Slot | None, ...]:
@@ -194,7 +202,7 @@ def _bind_to_table(column: Column[Any], table: Any) -> None:
     own: EncryptedType[Any] = column.type.copy()
     if not own._context_is_given:
         own.context = context_id(table.name, column.name)
-    own.home, own._slots = (table, column.name), None
+    own.home, own._slots, own._cache_key = (table, column.name), None, None
     column.type = own
     _refuse_impossible(column, table)
     _register_context(own._required_context(), column, table)
