@@ -17,6 +17,7 @@ from ..errors import UnsupportedOperationError
 from .tokens import EQUALITY, MODIFIERS, TokenOf, encrypted_column, token_of
 
 _NULL_TESTS = frozenset((operators.is_, operators.is_not, operators.eq, operators.ne))
+_HAVE_TOKENS = (ColumnClause, Label)
 
 
 class SealedComparator(TypeDecorator.Comparator[Any]):
@@ -57,7 +58,7 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
         return super().reverse_operate(op, other, **kwargs)
 
     def _is_search(self, op: Any, others: tuple[Any, ...]) -> bool:
-        if op not in EQUALITY or not isinstance(self.expr, ColumnClause | Label) or len(others) != 1:
+        if op not in EQUALITY or not isinstance(self.expr, _HAVE_TOKENS) or len(others) != 1:
             return False
         (other,) = others
         has_index = getattr(self.expr.type, "has_index", False)

@@ -164,7 +164,7 @@ class Asked:
 
 def lookup_processor(attachment: Attachment, context: str, slot: Slot, pair: bool) -> Processor:
     """Return the function that makes of a value the tokens by which it is found."""
-    key = (slot.index, slot.form)
+    key = (slot.index, slot.form.text)
     scope, default = current.get, attachment.default
     monotonic = attachment.keyring.clock.monotonic
 
@@ -283,7 +283,7 @@ def _look_up_carefully(attachment: Attachment, context: str, slot: Slot, value: 
         if scope is None:
             return no_tenant()
         keyset = scope.renew()
-        make = keyset.lookups[slot.index, slot.form] = keyset.lookup(slot)
+        make = keyset.lookups[slot.index, slot.form.text] = keyset.lookup(slot)
         return make(value)
     except EncodingError as error:
         return EncodingError(f"column {context!r}: {error.args[0]}", hint=error.hint)

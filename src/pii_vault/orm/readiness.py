@@ -49,7 +49,7 @@ _TOKENS: Final = (10, 1)
 def require(
     connection: Connection,
     scope: Scope,
-    searched: Iterable[Searched],
+    searched: frozenset[Searched],
     tenant_column: str | None,
     *,
     compares_tokens: bool,
@@ -78,6 +78,8 @@ def require(
             "different tokens: columns are not compared with each other, nor grouped",
             hint=f"go on with `pii-vault index rotate {scope.tenant}`; searching for values works meanwhile",
         )
+    if keyset.searched.issuperset(searched):
+        return
     for each in searched:
         if each in keyset.searched:
             continue

@@ -151,18 +151,18 @@ class TokenComparator(TypeDecorator.Comparator[Any]):
 
     def refusal(self, op: Any) -> UnsupportedOperationError | None:
         """Return why an operator cannot be used, or None."""
-        name = getattr(op, "__name__", op)
+        token, equality = self.expr, op in EQUALITY
+        if equality and isinstance(token, TokenOf) and token.exact:
+            return None
         if op in MODIFIERS or op in (operators.is_, operators.is_not):
             return None
-        token = self.expr
-        if op not in EQUALITY or not isinstance(token, TokenOf):
+        name = getattr(op, "__name__", op)
+        if not equality or not isinstance(token, TokenOf):
             return UnsupportedOperationError(
                 f"{name} on {_named(token)} cannot be answered by the database: tokens are equal, or they are not",
                 hint="compare it with ==, !=, in_ or not_in",
             )
-        if not token.slot.exact:
-            return inexact(name, token)
-        return None
+        return inexact(name, token)
 
 
 def inexact(what: str, token: TokenOf) -> UnsupportedOperationError:
@@ -196,6 +196,9 @@ class TokenOf(Function[bytes]):
     Args:
         column: The column: of a table, an alias or a subquery.
         token: The token's name; the index by default.
+
+    Attributes:
+        exact: Whether two values have the same token only if they are equal.
     """
 
     inherit_cache = True
@@ -204,6 +207,7 @@ class TokenOf(Function[bytes]):
         slot = column.type.slot(token)
         super().__init__("substr", column, number(slot.start), number(TOKEN_BYTES), type_=_TOKEN_BYTES)
         self.token_name = token
+        self.exact = slot.exact
 
     @property
     def column(self) -> Any:

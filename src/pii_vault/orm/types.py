@@ -47,6 +47,9 @@ class EncryptedType(TypeDecorator[T]):
         index: True, or a `BlindIndex`: values are found by equality. docs/leakage.md says what that tells a reader of
             the database.
         tokens: By what else values are found, by name: ``{"last4": LastChars(4)}``.
+
+    Attributes:
+        has_index: Whether values are found by equality.
     """
 
     impl = LargeBinary
@@ -71,6 +74,7 @@ class EncryptedType(TypeDecorator[T]):
         self.context = context
         self._context_is_given = context is not None
         self._declared = declared(index, tokens)
+        self.has_index = any(label == INDEX for label, _ in self._declared)
         self._slots: tuple[Slot | None, ...] | None = None
 
     @property
@@ -95,11 +99,6 @@ class EncryptedType(TypeDecorator[T]):
         if self._slots is None:
             self._slots = slots_of(self.encoding(), self.context or "", self._declared) if self._declared else ()
         return self._slots
-
-    @property
-    def has_index(self) -> bool:
-        """Whether values are found by equality."""
-        return any(label == INDEX for label, _ in self._declared)
 
     def slot(self, label: str = INDEX) -> Slot:
         """Return the slot of a token, by default of the index.
