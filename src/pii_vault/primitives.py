@@ -17,6 +17,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 
 from .errors import OpenError
@@ -120,6 +121,19 @@ def mac(key: bytes, message: bytes) -> bytes:
     """Return the HMAC-SHA256 of a message: 32 bytes."""
     _check_key(key)
     return hmac.digest(key, message, "sha256")
+
+
+def authenticator(key: bytes) -> Callable[[bytes], bytes]:
+    """Return ``mac(message) -> 32 bytes``, the same HMAC-SHA256 with the key schedule done once."""
+    _check_key(key)
+    begin = HMAC(key, SHA256()).copy
+
+    def mac_of(message: bytes) -> bytes:
+        state = begin()
+        state.update(message)
+        return state.finalize()
+
+    return mac_of
 
 
 def equal(left: bytes, right: bytes) -> bool:

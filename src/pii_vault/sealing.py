@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 from . import primitives
 from .allowance import Allowance
-from .blind_index import Form, ReadySlot, Slot, token
+from .blind_index import Form, ReadySlot, Slot, token, token_maker
 from .context import Identity, column_context, index_context, value_aad, value_aad_around
 from .envelope import HEADER_BYTES, IV_BYTES, SUITE_COLUMN, TOKEN_BYTES, Header, parse
 from .errors import BlindIndexError, ForeignValueError, FormatError, KeyNotFoundError, KeyStateError, OpenError
@@ -238,14 +238,13 @@ class Keyset:
         generations = sorted(self._index_keys) or [NO_GENERATION]
         if len(generations) > LIVE_GENERATIONS:
             raise BlindIndexError(f"tenant {self.tenant!r} has more than {LIVE_GENERATIONS} index keys")
-        subkeys = [self._index_subkey(each, slot.index, slot.form.text) for each in generations]
-        form = slot.form
-        first, last = subkeys[0], subkeys[-1]
+        makers = [self._token_maker(each, slot) for each in generations]
+        asked, first, last = slot.form.asked, makers[0], makers[-1]
 
         def tokens(value: Any) -> bytes:
-            message = form.asked(value)
-            older = token(first.reveal(), form, message)
-            return older + (older if last is first else token(last.reveal(), form, message))
+            message = asked(value)
+            older = first(message)
+            return older + (older if last is first else last(message))
 
         return tokens
 
@@ -306,22 +305,17 @@ class Keyset:
         return header.codec, plaintext
 
     def _tokens(self, slots: Sequence[Slot | None]) -> Tokens:
-        generation = self.index_generation
-        makers = [
-            None if slot is None else (self._index_subkey(generation, slot.index, slot.form.text), slot.form)
-            for slot in slots
-        ]
+        makers = [self._tokens_of(slot) for slot in slots]
+        return makers[0] if len(makers) == 1 else lambda value: b"".join([make(value) for make in makers])
 
-        def one(value: Any, maker: tuple[Secret, Form] | None) -> bytes:
-            if maker is None:
-                return _EMPTY_SLOT
-            subkey, form = maker
-            return token(subkey.reveal(), form, form.message(value))
+    def _tokens_of(self, slot: Slot | None) -> Tokens:
+        if slot is None:
+            return lambda _value: _EMPTY_SLOT
+        make, message = self._token_maker(self.index_generation, slot), slot.form.message
+        return lambda value: make(message(value))
 
-        if len(makers) == 1:
-            only = makers[0]
-            return lambda value: one(value, only)
-        return lambda value: b"".join([one(value, maker) for maker in makers])
+    def _token_maker(self, generation: int, slot: Slot) -> Callable[[bytes | None], bytes]:
+        return token_maker(self._index_subkey(generation, slot.index, slot.form.text).reveal(), slot.form)
 
     def _check_slots(self, context: str, slots: Sequence[Slot | None]) -> None:
         """Refuse to write values that others, who rely on all values having certain tokens, would not find."""

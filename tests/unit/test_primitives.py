@@ -56,6 +56,7 @@ def test_a_key_of_another_size_is_refused_everywhere(size: int) -> None:
         lambda: primitives.seal(key, b"", b""),
         lambda: primitives.open_(key, bytes(28), b""),
         lambda: primitives.mac(key, b""),
+        lambda: primitives.authenticator(key),
     ):
         with pytest.raises(ValueError, match=f"32 bytes, not {size}"):
             call()
@@ -99,6 +100,10 @@ def test_sealer_and_opener_are_inverse_and_deterministic() -> None:
 def test_the_mac_is_hmac_sha256() -> None:
     """RFC 4231 has no key of 32 bytes; its construction is checked with the standard library."""
     assert primitives.mac(KEY, b"message") == hmac.new(KEY, b"message", "sha256").digest()
+    mac = primitives.authenticator(KEY)
+    assert [mac(each) for each in (b"message", b"", b"message")] == [
+        hmac.new(KEY, each, "sha256").digest() for each in (b"message", b"", b"message")
+    ]
 
 
 def test_aes_gcm_gives_the_published_answer() -> None:

@@ -22,6 +22,7 @@ from .form import FULL_BITS as FULL_BITS
 from .form import Form as Form
 from .form import Message as Message
 from .form import token as token
+from .form import token_maker as token_maker
 from .messages import kind_of as kind_of
 from .normalisers import normaliser as normaliser
 from .parts import After as After

@@ -123,16 +123,26 @@ class Form:
         return text
 
 
-def token(subkey: bytes, form: Form, message: bytes | None) -> bytes:
-    """Return the token of a message, 16 bytes; random ones, which nobody asks for, where there is no message.
+def token_maker(subkey: bytes, form: Form) -> Callable[[bytes | None], bytes]:
+    """Return the function that makes tokens of messages, 16 bytes each, with the key schedule done once.
+
+    Where there is no message, it makes a random token, which nobody asks for.
 
     Args:
         subkey: 32 bytes, derived with the text of this form.
-        form: How many bits are kept.
-        message: From `Form.message` or `Form.asked`.
+        form: How many bits are kept. Its messages are from `Form.message` or `Form.asked`.
     """
-    found = os.urandom(TOKEN_BYTES) if message is None else primitives.mac(subkey, message)[:TOKEN_BYTES]
-    if form.bits == FULL_BITS:
-        return found
-    kept = int.from_bytes(found, "big") >> (FULL_BITS - form.bits) << (FULL_BITS - form.bits)
-    return kept.to_bytes(TOKEN_BYTES, "big")
+    mac, dropped = primitives.authenticator(subkey), FULL_BITS - form.bits
+
+    def whole(message: bytes | None) -> bytes:
+        return os.urandom(TOKEN_BYTES) if message is None else mac(message)[:TOKEN_BYTES]
+
+    def cut(message: bytes | None) -> bytes:
+        return (int.from_bytes(whole(message), "big") >> dropped << dropped).to_bytes(TOKEN_BYTES, "big")
+
+    return cut if dropped else whole
+
+
+def token(subkey: bytes, form: Form, message: bytes | None) -> bytes:
+    """Return the token of one message."""
+    return token_maker(subkey, form)(message)
