@@ -1,8 +1,9 @@
 """What a blind index costs beside an index on plaintext: a look-up, an insert, a join, and bytes on disk.
 
-Sealed rows and their plaintext twins are in one PostgreSQL and read through one attached engine, in turn, so that the
-machine's noise meets them alike: compare the ratios, not the times. `bare` is the twin through an engine that no vault
-has touched. Every statement is built anew, as an application does it, and its values are sealed and opened.
+Sealed rows and their plaintext twins are in one PostgreSQL and read through one attached engine, statement by statement
+in turn, so that the machine's noise meets them alike: compare the ratios, not the times. `bare` is the twin through an
+engine that no vault has touched. Every statement is built anew, as an application does it, and its values are sealed
+and opened.
 
 The rows are loaded past the ORM, with the column types' own processors and COPY; that is not measured.
 
@@ -42,7 +43,7 @@ from tests.support.postgres import start_postgres
 from pii_vault import BlindIndex, EncryptedString, LocalKms, Vault
 
 TENANT = "acme"
-LOOKUPS, INSERTS, BATCH, JOINED = 50, 50, 1_000, 100
+LOOKUPS, INSERTS, BATCH, JOINS, JOINED = 50, 50, 1_000, 6, 100
 
 
 class Base(DeclarativeBase): ...
@@ -86,6 +87,8 @@ class Side:
     order: Any
     connection: Connection
     session: Session
+    new: str = "ada"
+    """Whom it inserts. Two transactions that insert one value would wait for each other."""
 
     @property
     def customers(self) -> Any:
@@ -95,27 +98,26 @@ class Side:
     def orders(self) -> Any:
         return self.order.__table__
 
-    def look_up(self, emails: list[str]) -> None:
-        for email in emails:
-            found = self.connection.execute(select(self.customers).where(self.customers.c.email == email)).one()
-            assert found.email == email
+    def look_up(self, email: str) -> None:
+        found = self.connection.execute(select(self.customers).where(self.customers.c.email == email)).one()
+        assert found.email == email
 
-    def look_up_by_orm(self, emails: list[str]) -> None:
-        for email in emails:
-            found = self.session.scalars(select(self.customer).where(self.customer.email == email)).one()
-            assert found.email == email
+    def look_up_by_orm(self, email: str) -> None:
+        found = self.session.scalars(select(self.customer).where(self.customer.email == email)).one()
+        assert found.email == email
 
-    def insert_one_by_one(self, emails: list[str]) -> None:
-        for email in emails:
-            self.connection.execute(insert(self.customers).values(tenant_id=TENANT, email=email))
+    def insert(self, email: str) -> None:
+        row = {"tenant_id": TENANT, "email": email.replace("ada", self.new)}
+        self.connection.execute(insert(self.customers).values(row))
 
     def insert_batch(self, emails: list[str]) -> None:
-        self.connection.execute(insert(self.customers), [{"tenant_id": TENANT, "email": each} for each in emails])
+        rows = [{"tenant_id": TENANT, "email": email.replace("ada", self.new)} for email in emails]
+        self.connection.execute(insert(self.customers), rows)
 
-    def join(self, first: int, *, opened: bool) -> None:
+    def join(self, first: int, of_customers: Any) -> None:
         customers, orders = self.customers, self.orders
-        what = (customers.c.email, orders.c.amount) if opened else (customers.c.id, orders.c.amount)
-        query = select(*what).join_from(orders, customers, orders.c.email == customers.c.email)
+        joined = orders.join(customers, orders.c.email == customers.c.email)
+        query = select(of_customers, orders.c.amount).select_from(joined)
         rows = self.connection.execute(query.where(orders.c.id.between(first, first + JOINED - 1))).all()
         assert len(rows) == JOINED
 
@@ -140,21 +142,30 @@ class Bench:
         return {"sealed": self.sealed, "plain": self.plain, "bare": self.bare}
 
     def compare(
-        self, name: str, work: Callable[[Side, Any], None], given: Callable[[], Any], *, per: int = 1, rounds: int
+        self, name: str, work: Callable[[Side, Any], None], given: Callable[[], list[Any]], *, rounds: int, per: int = 1
     ) -> dict[str, Any]:
-        """Let each side do the same in turn. A figure is the median of the rounds' ratios; times are per piece."""
-        times: dict[str, list[float]] = {side: [] for side in self.sides}
-        order = list(self.sides.items())
+        """Let each side do the same, piece by piece and in turn.
+
+        A figure is the median of the rounds' ratios; times are for a piece, or for each of its `per` parts.
+        """
+        totals: dict[str, list[float]] = {side: [] for side in self.sides}
+        orders = list(itertools.permutations(self.sides.items()))
         for number in self.progress.track(range(rounds + 1), description=name):
-            what = given()
+            pieces = given()
+            taken = dict.fromkeys(self.sides, 0)
             gc.collect()
-            for side_name, side in order[number % 3 :] + order[: number % 3]:
-                start = time.perf_counter_ns()
-                work(side, what)
-                times[side_name].append((time.perf_counter_ns() - start) / per / 1_000)
-                if "insert" in name:
-                    side.connection.rollback()
-        sealed, plain, bare = (each[1:] for each in times.values())  # the first time compiles the statement
+            for piece, order in zip(pieces, itertools.cycle(orders[number % 6 :] + orders[: number % 6])):
+                for side_name, side in order:
+                    start = time.perf_counter_ns()
+                    work(side, piece)
+                    taken[side_name] += time.perf_counter_ns() - start
+            for side in self.sides.values():
+                side.connection.commit()  # psycopg forgets what it has prepared when it rolls back
+                side.session.commit()
+            if number:  # the first time compiles the statements
+                for side_name, nanoseconds in taken.items():
+                    totals[side_name].append(nanoseconds / len(pieces) / per / 1_000)
+        sealed, plain, bare = totals.values()
         return {
             f"{name}_ratio": _ratio(sealed, plain),
             f"{name}_bare_ratio": _ratio(sealed, bare),
@@ -167,28 +178,32 @@ class Bench:
         chosen, rows, rounds = random.Random(1), self.rows, self.rounds
         new = itertools.count(rows)
 
-        def some() -> list[str]:
+        def known() -> list[str]:
             return [email(chosen.randrange(rows)) for _ in range(LOOKUPS)]
 
         def unknown(count: int) -> list[str]:
             return [email(next(new)) for _ in range(count)]
 
-        def first() -> int:
-            return chosen.randint(1, rows - JOINED + 1)
+        def parts() -> list[int]:
+            return [chosen.randint(1, rows - JOINED + 1) for _ in range(JOINS)]
+
+        def ids(side: Side, first: int) -> None:
+            side.join(first, side.customers.c.id)
+
+        def opened(side: Side, first: int) -> None:
+            side.join(first, side.customers.c.email)
 
         few = max(3, rounds // 4)
         figures: dict[str, Any] = self.sizes()
-        figures |= self.compare("lookup", Side.look_up, some, per=LOOKUPS, rounds=rounds)
-        figures |= self.compare("lookup_orm", Side.look_up_by_orm, some, per=LOOKUPS, rounds=rounds)
-        figures |= self.compare("join", lambda side, at: side.join(at, opened=False), first, rounds=4 * rounds)
-        figures |= self.compare("join_opened", lambda side, at: side.join(at, opened=True), first, rounds=4 * rounds)
-        figures |= self.compare("join_all", Side.join_all, lambda: rows, rounds=5)
-        figures |= self.plans(some()[0])
-        # Last: what is rolled back stays behind in the table.
-        figures |= self.compare(
-            "unique_insert", Side.insert_one_by_one, lambda: unknown(INSERTS), per=INSERTS, rounds=rounds
-        )
-        figures |= self.compare("batch_insert", Side.insert_batch, lambda: unknown(BATCH), per=BATCH, rounds=few)
+        figures |= self.compare("lookup", Side.look_up, known, rounds=rounds)
+        figures |= self.compare("lookup_orm", Side.look_up_by_orm, known, rounds=rounds)
+        figures |= self.compare("join", ids, parts, rounds=rounds)
+        figures |= self.compare("join_opened", opened, parts, rounds=rounds)
+        figures |= self.compare("join_all", Side.join_all, lambda: [rows], rounds=5)
+        figures |= self.plans(known()[0])
+        # Last, since there are more rows afterwards.
+        figures |= self.compare("unique_insert", Side.insert, lambda: unknown(INSERTS), rounds=rounds)
+        figures |= self.compare("batch_insert", Side.insert_batch, lambda: [unknown(BATCH)], rounds=few, per=BATCH)
         return figures
 
     def sizes(self) -> dict[str, Any]:
@@ -217,8 +232,9 @@ class Bench:
         figures: dict[str, Any] = {}
         for name, side in (("", self.sealed), ("plain_", self.plain)):
             with captured(side.connection) as executed:
-                side.look_up([value] * 7)  # psycopg prepares what it has executed five times
-                side.join(1, opened=False)
+                for _ in range(7):  # psycopg prepares what it has executed five times
+                    side.look_up(value)
+                side.join(1, side.customers.c.id)
             figures[f"{name}lookup_plan"] = self._nodes(side.connection, *executed[0])
             figures |= self._prepared_plans(side.connection, name, side.customers.name, executed[0][1])
             figures[f"{name}join_plan"] = self._nodes(side.connection, *executed[-1])
@@ -324,7 +340,7 @@ def bench(url: str, rows: int, rounds: int, progress: Progress) -> Iterator[tupl
                 ):
                     sealed = Side(SealedCustomer, SealedOrder, one, session)
                     plain = Side(PlainCustomer, PlainOrder, one, session)
-                    twin = Side(PlainCustomer, PlainOrder, other, untouched)
+                    twin = Side(PlainCustomer, PlainOrder, other, untouched, new="bob")
                     yield Bench(sealed, plain, twin, rows, rounds, progress), loaded
         finally:
             vault.close()

@@ -54,3 +54,21 @@ def test_the_keyring_holds_what_it_is_given_room_for() -> None:
     assert {count: each["held"] for count, each in figures["tenants"].items()} == {"1": 1, "10": 10, "12": 12}
     assert figures["kept_at_most"] == 10_000
     assert figures.keys() >= {"hit_ratio", "miss_ratio", "bytes_each"}
+
+
+def test_a_search_by_token_uses_the_index_and_finds_what_the_twin_finds() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "search.py"), "--json", "--rows", "1000", "--rounds", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(done.stdout)
+    assert figures["rows"] == 1_000
+    assert (figures["value_bytes"], figures["value_plain_bytes"]) == (24 + 38 + 16, 24)
+    plans = [figures[f"lookup_{kind}plan"] for kind in ("", "prepared_", "generic_")]
+    assert all("ix_sealed_customers_email_blind" in each for each in plans)
+    assert figures["index_bytes"] < figures["index_plain_bytes"]
+    compared = ("lookup", "lookup_orm", "join", "join_opened", "join_all", "unique_insert", "batch_insert")
+    assert figures.keys() >= {f"{each}_ratio" for each in (*compared, "table_bytes", "index_bytes", "total_bytes")}
