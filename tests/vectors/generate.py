@@ -1296,6 +1296,49 @@ def bucket_cases() -> Iterator[Case]:
         form = f"decimal;bucket({size});128"
         yield token_case(f"{number} of {size}", form, {"decimal": number}, bytes.fromhex(message))
     yield token_case("20 bits of a decade", "date;bucket(10y);20", {"date": "1984-05-17"}, bytes.fromhex("00c6"))
+    yield from more_token_cases()
+
+
+def more_token_cases() -> Iterator[Case]:
+    """Kinds that the cases above have no whole of, and what an implementation could do otherwise and pass them."""
+    second = (1_000_000).to_bytes(8, "big")
+    yield token_case("time", "time;whole;128", {"time": "00:00:01"}, second)
+    yield token_case("datetime", "datetime;whole;128", {"datetime": "1970-01-01T00:00:01"}, second)
+    yield token_case(
+        "datetime before 1970", "datetime;whole;128", {"datetime": "1969-12-31T23:59:59.999999"}, b"\xff" * 8
+    )
+    member = hashlib.sha256(b"GOOD").digest()[:8]
+    yield {**token_case("enum", "enum;whole;128", {"member": "GOOD"}, member), "members": ["GOOD", "BAD"]}
+    yield token_case("false", "bool;whole;128", {"bool": False}, b"\x00")
+    yield token_case("bytes, none", "bytes;whole;128", {"bytes": ""}, b"")
+    for number, bits, message in (
+        ("a positive NaN", "7ff8000000000001", "7ff8000000000000"),
+        ("infinity", "7ff0000000000000", "7ff0000000000000"),
+        ("-infinity", "fff0000000000000", "fff0000000000000"),
+    ):
+        yield token_case(f"float {number}", "float;whole;128", {"float64": bits}, bytes.fromhex(message))
+    for number, message in (("7", "7E0"), ("-100", "-1E2"), ("1002.00300", "1002003E-3"), ("0E+7", "0")):
+        yield token_case(f"decimal {number}", "decimal;whole;128", {"decimal": number}, message.encode())
+    yield token_case("integer -128", "int;whole;128", {"int": "-128"}, b"\x80")
+    bold = {"str": "\U0001d400"}  # has no folding itself; it is compatible to A, which has
+    yield token_case("composed, then folded", "text;nfkc/1;casefold/1;whole;128", bold, b"a")
+    yield token_case("folded, then composed", "text;casefold/1;nfkc/1;whole;128", bold, b"A")
+    yield token_case("prefix of the folded text", "text;casefold/1;prefix(2);128", {"str": "\u00dfa"}, b"ss")
+    yield token_case("last 4 of 3 characters", "text;last(4);128", {"str": "abc"}, b"abc")
+    yield token_case("last 2 code points", "text;last(2);128", {"str": "ea\u0301"}, b"a\xcc\x81")
+    yield token_case("nothing behind the last @", "text;after(@);128", {"str": "ada@"}, b"")
+    yield token_case("@ that is made by a normaliser", "text;nfkc/1;after(@);128", {"str": "ada\uff20b"}, b"b")
+    yield token_case(
+        "stripped of all that is white", "text;strip/1;whole;128", {"str": "\x1f\u0085a\u200b\u3000"}, b"a\xe2\x80\x8b"
+    )
+    yield token_case("digits, no numbers", "text;digits/1;whole;128", {"str": "\u00b2\u2460\u0be7\U0001d7d9"}, b"11")
+    yield token_case(
+        "index name and form of other characters",
+        "text;after(~);9",
+        {"str": "a~\u00e9"},
+        b"\xc3\xa9",
+        index="k\u00fc.e\\.mail",
+    )
 
 
 def documents() -> dict[str, dict[str, Any]]:
