@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 from . import primitives
 from .allowance import Allowance
-from .blind_index import Form, ReadySlot, Slot, token, token_maker
+from .blind_index import Form, Slot, SlotRecord, token, token_maker
 from .context import Identity, column_context, index_context, value_aad, value_aad_around
 from .envelope import HEADER_BYTES, IV_BYTES, SUITE_COLUMN, TOKEN_BYTES, Header, parse
 from .errors import BlindIndexError, ForeignValueError, FormatError, KeyNotFoundError, KeyStateError, OpenError
@@ -75,7 +75,8 @@ class Keyset:
         indexed_sealings: Likewise, for columns with tokens.
         indexed_openings: Likewise.
         lookups: Likewise: what makes the tokens that a query asks for.
-        ready: The slots in which all values have their token, by column and number.
+        slots: What is known of the slots of sealed values, by column and number.
+        declared: What was written down of them before this keyset sealed: columns with their slots.
         searched: What a query has looked for with this keyset, after it was made sure that nothing is missed.
     """
 
@@ -90,6 +91,7 @@ class Keyset:
         "asked_at",
         "checked_until",
         "deadline",
+        "declared",
         "ended",
         "good_until",
         "identity",
@@ -99,10 +101,10 @@ class Keyset:
         "lookups",
         "openings",
         "overdue",
-        "ready",
         "refresh_at",
         "sealings",
         "searched",
+        "slots",
         "tenant",
         "wall_deadline",
         "wall_good_until",
@@ -125,7 +127,7 @@ class Keyset:
         ended: Mapping[int, KeyState] | None = None,
         index_keys: Mapping[int, Secret] | None = None,
         index_generation: int = NO_GENERATION,
-        ready: Iterable[ReadySlot] = (),
+        slots: Iterable[SlotRecord] = (),
     ) -> None:
         self.tenant: Final = tenant
         self.identity: Final = identity
@@ -145,7 +147,8 @@ class Keyset:
         self.indexed_sealings: Final[dict[object, IndexedSealing]] = {}
         self.indexed_openings: Final[dict[object, dict[bytes, IndexedOpening]]] = {}
         self.lookups: Final[dict[object, Tokens]] = {}
-        self.ready: Final = {(slot.context, slot.number): slot for slot in ready}
+        self.slots: Final = {(slot.context, slot.number): slot for slot in slots}
+        self.declared: Final[set[object]] = set()
         self.searched: Final[set[object]] = set()
         self.index_generation: Final = index_generation
         self._keys: Final = dict(keys)
@@ -173,6 +176,10 @@ class Keyset:
     def count_with(self, allowance: Allowance) -> None:
         """Count what is sealed from now on with another allowance."""
         self.allowance = allowance
+        self.prepare_anew()
+
+    def prepare_anew(self) -> None:
+        """Drop what was prepared for sealing: whether a column may be sealed has to be looked at once more."""
         self.sealings.clear()
         self.indexed_sealings.clear()
 
@@ -189,7 +196,7 @@ class Keyset:
         """
         if not self.active:
             raise no_active_key(self.tenant)
-        self._check_slots(context, ())
+        self.check_slots(context, ())
         header = Header(SUITE_COLUMN, self.identity.keyset_id, self.active, codec).pack()
         subkey = self._subkey(SUITE_COLUMN, self.active, context)
         aad = value_aad(header, self.identity, context)
@@ -205,7 +212,7 @@ class Keyset:
         """
         if not self.active:
             raise no_active_key(self.tenant)
-        self._check_slots(context, slots)
+        self.check_slots(context, slots)
         tokens = self._tokens(slots)
         generation = self.index_generation
         header = Header(SUITE_COLUMN, self.identity.keyset_id, self.active, codec, generation, len(slots)).pack()
@@ -317,19 +324,27 @@ class Keyset:
     def _token_maker(self, generation: int, slot: Slot) -> Callable[[bytes | None], bytes]:
         return token_maker(self._index_subkey(generation, slot.index, slot.form.text).reveal(), slot.form)
 
-    def _check_slots(self, context: str, slots: Sequence[Slot | None]) -> None:
-        """Refuse to write values that others, who rely on all values having certain tokens, would not find."""
-        for (column, number), ready in self.ready.items():
+    def check_slots(self, context: str, slots: Sequence[Slot | None]) -> None:
+        """Refuse to write values that others, who rely on all values having certain tokens, would not find.
+
+        Raises:
+            BlindIndexError: a slot that is searched would lack its token, or holds something else than is declared.
+        """
+        for (column, number), known in self.slots.items():
             if column != context:
                 continue
             slot = slots[number] if number < len(slots) else None
-            if slot is None or (slot.index, slot.form.text) != (ready.index, ready.form):
+            if known.holds(slot) and number < len(slots):
+                continue
+            if known.ready_at is not None:
                 raise BlindIndexError(
-                    f"values of {context!r} are searched by tokens in slot {number}, made as {ready.form!r}, for "
+                    f"values of {context!r} are searched by tokens in slot {number}, made as {known.form!r}, for "
                     f"tenant {self.tenant!r}, and this process would write values without them",
                     hint="it has an older model, or a newer one that changed or dropped the index: give what changed a "
                     f"slot of its own, or end the old one with `pii-vault index drop {self.tenant} {context} {number}`",
                 )
+            if slot is not None and known.form and not known.holds(slot):
+                raise other_tokens(known, slot)
 
     def _no_key(self, version: int, context: str) -> KeyNotFoundError:
         what, state = f"data key version {version} of tenant {self.tenant!r}", self.ended.get(version)
@@ -379,6 +394,16 @@ class Keyset:
             # setdefault is atomic: two threads that derive at once keep one of two equal secrets.
             found = self._subkeys.setdefault(key, Secret(derived))
         return found
+
+
+def other_tokens(known: SlotRecord, slot: Slot) -> BlindIndexError:
+    """Return the error for a slot that holds something else than is declared: nothing would be found."""
+    holds = f"tokens made as {known.form!r} of the index {known.index!r}" if known.form else "nothing"
+    return BlindIndexError(
+        f"slot {known.number} of {known.context!r} holds {holds}, and {slot.form.text!r} of {slot.index!r} is declared "
+        "now: nothing would be found",
+        hint="give what is new a slot of its own, that nothing has stood in: BlindIndex(slot=…)",
+    )
 
 
 def no_active_key(tenant: str) -> KeyStateError:

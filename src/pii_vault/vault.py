@@ -389,7 +389,7 @@ class Vault:
             context: The column's context id.
             slot: The slot.
         """
-        dropped = self._store.drop_ready(tenant, context, slot)
+        dropped = self._store.unset_ready(tenant, context, slot)
         self._keyring.evict(tenant)
         return dropped
 

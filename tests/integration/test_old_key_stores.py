@@ -144,9 +144,11 @@ def test_no_slot_is_ready_and_a_search_makes_it_so(old: tuple[Vault, Engine], re
     vault.attach(engine, tenant_column="tenant_id")
     if revision == "0002":
         vault.rotate("acme")  # that release made no index keys
-    assert vault._store.load("acme").ready == ()
+    assert vault._store.load("acme").slots == ()
     assert vault.build_index("acme", metadata=Searched.metadata, engine=engine).complete
     with vault.tenant("acme"), Session(engine) as session:
         query = select(SearchedNote.id).where(SearchedNote.body == "sealed with version 1")
         assert session.scalars(query).all() == [1]
-    assert [(each.context, each.number) for each in vault._store.load("acme").ready] == [("notes.body", 0)]
+    assert [(each.context, each.number) for each in vault._store.load("acme").slots if each.ready_at] == [
+        ("notes.body", 0)
+    ]

@@ -11,11 +11,13 @@ How a query asks for a token is not known here.
 from .buckets import MOST_BUCKETS as MOST_BUCKETS
 from .buckets import Bucket as Bucket
 from .declaration import INDEX as INDEX
+from .declaration import NOTHING as NOTHING
 from .declaration import BlindIndex as BlindIndex
 from .declaration import Declared as Declared
-from .declaration import ReadySlot as ReadySlot
 from .declaration import Slot as Slot
+from .declaration import SlotRecord as SlotRecord
 from .declaration import Token as Token
+from .declaration import contents as contents
 from .declaration import declared as declared
 from .declaration import slots_of as slots_of
 from .form import FULL_BITS as FULL_BITS

@@ -132,24 +132,37 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadySlot:
-    """A slot in which, as far as is known, each of a tenant's values of one column has its token.
+class SlotRecord:
+    """What is known of a slot in the sealed values of one tenant's column. What it holds never changes.
 
     Attributes:
         context: The column's context id.
         number: The slot.
-        index: The index's name that the tokens were made with.
-        form: The text of the form that they were made with.
-        since: When that was found, UTC.
-        settled: Whether it was found once more, after nobody could be writing values without tokens any longer.
+        index: The name of the index that its tokens are made with; empty where values were sealed with nothing there.
+        form: The text of the form that they are made with; likewise.
+        ready_at: Since when, as far as is known, each value has its token there, UTC; None while that is not so.
+        settled: Whether that was found once more, after nobody could be writing values without tokens any longer.
     """
 
     context: str
     number: int
     index: str
     form: str
-    since: datetime
-    settled: bool
+    ready_at: datetime | None = None
+    settled: bool = False
+
+    def holds(self, slot: Slot | None) -> bool:
+        """Say whether what is declared for the slot is what it holds."""
+        return (self.index, self.form) == contents(slot)
+
+
+NOTHING: Final = ("", "")
+"""What a slot holds where values were sealed with none declared: 16 zero bytes."""
+
+
+def contents(slot: Slot | None) -> tuple[str, str]:
+    """Return what values hold in a slot: the index's name and the text of the form, or nothing."""
+    return NOTHING if slot is None else (slot.index, slot.form.text)
 
 
 def slots_of(encoding: Encoding[Any], context: str, what: Declared) -> tuple[Slot | None, ...]:

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 from weakref import WeakSet
 
-from ..blind_index import ReadySlot
+from ..blind_index import Slot, SlotRecord, contents
 from ..errors import ConfigurationError, KeyStoreError
 from ..hierarchy import Kek
 from ..keys import KekRecord, TenantRecord
@@ -213,9 +215,33 @@ class Keyring:
                 self.fetching.cancel(tenant)
             self._memory.evict(tenants, reason)
 
-    # What is searched.
+    # What stands in sealed values, and is searched.
 
-    def found_ready(self, keyset: Keyset, slot: ReadySlot) -> None:
+    def declare(self, keyset: Keyset, context: str, slots: Sequence[Slot | None]) -> None:
+        """Write down what values of a column hold in their slots, before the first of them is sealed with a keyset.
+
+        Where the key store cannot be written now, the next statement tries again: a SQLite file may be locked by the
+        very transaction that is about to seal.
+
+        Raises:
+            BlindIndexError: they may not be sealed so; nothing is written down then.
+        """
+        keyset.check_slots(context, slots)
+        unknown = [
+            number
+            for number, slot in enumerate(slots)
+            if (known := keyset.slots.get((context, number))) is None
+            or (slot is None and known.ready_at is None and not known.holds(None))
+        ]
+        if unknown:
+            try:
+                found = self._store.declare_slots(keyset.tenant, context, [contents(slot) for slot in slots])
+            except KeyStoreError:
+                return
+            keyset.slots.update({(context, each.number): each for each in found})
+        keyset.declared.add((context, slots))
+
+    def found_ready(self, keyset: Keyset, slot: SlotRecord) -> None:
         """Write down that all values of a column have their token in a slot, if the key store can be written now.
 
         All processes hear of it: whoever would write values without that token no longer may.
@@ -224,12 +250,13 @@ class Keyring:
             self._notices.heard(self._store.set_ready(keyset.tenant, slot))
         except KeyStoreError:
             return  # who looks next looks for himself
-        keyset.ready[slot.context, slot.number] = slot
+        keyset.slots[slot.context, slot.number] = slot
+        keyset.prepare_anew()
 
-    def found_missing(self, keyset: Keyset, slot: ReadySlot) -> None:
+    def found_missing(self, keyset: Keyset, slot: SlotRecord) -> None:
         """Take back that all values have it."""
-        keyset.ready.pop((slot.context, slot.number), None)
-        self._store.drop_ready(keyset.tenant, slot.context, slot.number)
+        keyset.slots[slot.context, slot.number] = replace(slot, ready_at=None, settled=False)
+        self._store.unset_ready(keyset.tenant, slot.context, slot.number)
 
     # Uses of data keys.
 

@@ -118,7 +118,7 @@ class Loader:
             ended=ended(snapshot.keys, Purpose.DATA),
             index_keys=unwrap_all(kek, snapshot.keys, Purpose.INDEX),
             index_generation=index_record.version if index_record is not None else NO_GENERATION,
-            ready=snapshot.ready,
+            slots=snapshot.slots,
             deadline=sent + terms.lifetime,
             wall_deadline=sent_wall + terms.lifetime,
             good_until=sent + terms.unasked,

@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from ..blind_index import ReadySlot
+from ..blind_index import SlotRecord
 from ..chain import ChainRecord, Entry
 from ..errors import KeyStoreError
 from ..keys import KekRecord, KeyRecord, KeyState, Policy, TenantRecord
-from .rows import CHAIN_COLUMNS, KEK_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, entry, values
-from .schema import application, audit, audit_chains, keks, key_use, keys, policies, ready_slots, tenants
+from .rows import CHAIN_COLUMNS, KEK_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, entry, slot_record, values
+from .schema import application, audit, audit_chains, index_slots, keks, key_use, keys, policies, tenants
 
 
 class SupersededError(Exception):
@@ -167,27 +167,20 @@ class Change:
     def _mine(self, record: KeyRecord) -> tuple[Any, ...]:
         return keys.c.tenant_uid == self._uid, keys.c.purpose == record.purpose, keys.c.version == record.version
 
-    # What is searched.
+    # What stands in sealed values.
 
-    def set_ready(self, slot: ReadySlot) -> None:
-        """Say that all values of a column have their token in a slot."""
-        self.drop_ready(slot.context, slot.number)
-        self._connection.execute(
-            insert(ready_slots).values(
-                tenant_uid=self._uid,
-                context=slot.context,
-                number=slot.number,
-                index_name=slot.index,
-                form=slot.form,
-                since=slot.since,
-                settled=slot.settled,
-            )
-        )
+    def slots(self, context: str) -> dict[int, SlotRecord]:
+        """Return what is known of a column's slots."""
+        mine = (index_slots.c.tenant_uid == self._uid, index_slots.c.context == context)
+        found = self._connection.execute(select(index_slots).where(*mine))
+        return {each.number: slot_record(each) for each in found}
 
-    def drop_ready(self, context: str, number: int) -> bool:
-        """Say so no longer; return False if nobody did."""
-        mine = (ready_slots.c.tenant_uid == self._uid, ready_slots.c.context == context, ready_slots.c.number == number)
-        return self._connection.execute(delete(ready_slots).where(*mine)).rowcount > 0
+    def set_slot(self, slot: SlotRecord) -> None:
+        """Store what is known of a slot, in place of what was."""
+        mine = (index_slots.c.context == slot.context, index_slots.c.number == slot.number)
+        self._connection.execute(delete(index_slots).where(index_slots.c.tenant_uid == self._uid, *mine))
+        row = {"index_name": slot.index, **values(slot, ("context", "number", "form", "ready_at", "settled"))}
+        self._connection.execute(insert(index_slots).values(tenant_uid=self._uid, **row))
 
     # Its audit chain.
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import LargeBinary, Row, Table
 
-from ..blind_index import ReadySlot
+from ..blind_index import SlotRecord
 from ..chain import ChainRecord, Entry
 from ..context import Identity
 from ..keys import KekRecord, KeyRecord, KeyState, Policy, Purpose, TenantRecord
@@ -97,9 +97,9 @@ def chain_record(row: Row[Any]) -> ChainRecord | None:
     return ChainRecord(**_values(row, audit_chains, CHAIN_COLUMNS))
 
 
-def ready_slot(row: Any) -> ReadySlot:
-    """Return a slot that is ready from a row."""
-    return ReadySlot(row.context, row.number, row.index_name, row.form, row.since, row.settled)
+def slot_record(row: Any) -> SlotRecord:
+    """Return what is known of a slot from a row."""
+    return SlotRecord(row.context, row.number, row.index_name, row.form, row.ready_at, row.settled)
 
 
 def entry(row: Any) -> Entry:

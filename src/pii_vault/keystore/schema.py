@@ -234,20 +234,20 @@ audit = Table(
     CheckConstraint("length(mac) = 32", name="mac_bytes"),
 )
 
-ready_slots = Table(
-    "pii_vault_ready_slots",
+index_slots = Table(
+    "pii_vault_index_slots",
     metadata,
     Column("tenant_uid", LargeBinary(16), ForeignKey(tenants.c.uid), nullable=False),
     Column("context", String(255), nullable=False),
     Column("number", SmallInteger, nullable=False),
     Column("index_name", String(255), nullable=False),
     Column("form", String(255), nullable=False),
-    Column("since", UtcDateTime, nullable=False),
+    Column("ready_at", UtcDateTime),
     Column("settled", Boolean, nullable=False),
     PrimaryKeyConstraint("tenant_uid", "context", "number"),
     CheckConstraint("number BETWEEN 0 AND 14", name="number"),
 )
-"""Where all of a tenant's values of one column have their blind-index token, so that a search there misses none."""
+"""What stands in the slots of a tenant's sealed values, and since when no value lacks its token there."""
 
 evicted = Index("ix_pii_vault_tenants_evicted", tenants.c.evicted)
 

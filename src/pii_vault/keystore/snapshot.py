@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, exists, or_, select
 
-from ..blind_index import ReadySlot
+from ..blind_index import SlotRecord
 from ..chain import ChainRecord
 from ..errors import KeyRecordError, TenantNotFoundError
 from ..keys import USE_ROTATE, KekRecord, KeyRecord, KeyState, Purpose, TenantRecord
 from . import rows
-from .schema import audit_chains, keks, key_use, keys, policies, ready_slots, tenants
+from .schema import audit_chains, index_slots, keks, key_use, keys, policies, tenants
 
 _MORE_READS: Final = 10
 """How often a tenant is read again whose KEK was replaced between two statements of a read."""
@@ -55,14 +55,14 @@ class Snapshot:
         kek: The ACTIVE KEK.
         keys: All data and index keys, by purpose and version.
         chain: The end of its audit chain; None until something is recorded.
-        ready: The slots in which all values have their blind-index token.
+        slots: What is known of the slots of its sealed values.
     """
 
     tenant: TenantRecord
     kek: KekRecord
     keys: tuple[KeyRecord, ...]
     chain: ChainRecord | None
-    ready: tuple[ReadySlot, ...] = ()
+    slots: tuple[SlotRecord, ...] = ()
 
     @property
     def data_keys(self) -> tuple[KeyRecord, ...]:
@@ -107,7 +107,7 @@ _KEYS: Final[Select[Any]] = (
 )
 
 
-_READY: Final[Select[Any]] = select(ready_slots).order_by(ready_slots.c.context, ready_slots.c.number)
+_SLOTS: Final[Select[Any]] = select(index_slots).order_by(index_slots.c.context, index_slots.c.number)
 
 
 def snapshot(connection: Connection, name: str, app_uid: bytes) -> Snapshot:
@@ -203,13 +203,13 @@ def _read(connection: Connection, name: str, app_uid: bytes) -> tuple[Snapshot, 
                 hint="the key store was changed by something other than pii_vault: restore it from a backup",
             )
     found = connection.execute(_KEYS.where(keys.c.tenant_uid == row._mapping[tenants.c.uid])).all()
-    ready = connection.execute(_READY.where(ready_slots.c.tenant_uid == row._mapping[tenants.c.uid])).all()
+    slots = connection.execute(_SLOTS.where(index_slots.c.tenant_uid == row._mapping[tenants.c.uid])).all()
     read = Snapshot(
         rows.tenant_record(row, app_uid),
         rows.kek_record(row),
         tuple(rows.key_record(each) for each in found),
         rows.chain_record(row),
-        tuple(rows.ready_slot(each) for each in ready),
+        tuple(rows.slot_record(each) for each in slots),
     )
     return read, {each._mapping[audit_chains.c.seq] for each in found} <= {row._mapping[audit_chains.c.seq]}
 

@@ -8,9 +8,9 @@ without the customer's KMS learns names, addresses and dates.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from weakref import WeakSet
@@ -18,7 +18,7 @@ from weakref import WeakSet
 from sqlalchemy import Connection, Engine, Pool, StaticPool, false, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from ..blind_index import ReadySlot
+from ..blind_index import NOTHING, SlotRecord
 from ..chain import Entry
 from ..errors import ConfigurationError, KeyLimitError, KeyStoreError
 from ..keys import USE_LIMIT, Purpose, TenantRecord
@@ -196,30 +196,69 @@ class KeyStore:
             change.lock()
             return change.evict()
 
-    def set_ready(self, name: str, slot: ReadySlot) -> int:
+    def declare_slots(self, name: str, context: str, slots: Sequence[tuple[str, str]]) -> list[SlotRecord]:
+        """Write down, once, what values that are about to be sealed hold in their slots; return what is known then.
+
+        What a slot holds never changes. Only where it is not searched, and values are now sealed with nothing in it, is
+        it given up: it holds nothing from then on, for good.
+
+        Args:
+            name: The tenant's name.
+            context: The column's context id.
+            slots: By number, the index's name and the text of the form; `NOTHING` for an empty place.
+
+        Raises:
+            KeyStoreError: the key store cannot be written now.
+        """
+        self._check_apart()
+        with self._transaction() as connection, _impatient(connection):
+            change = Change(connection, tenant_uid(connection, name))
+            change.lock()
+            known = change.slots(context)
+            for number, (index, form) in enumerate(slots):
+                record = known.get(number)
+                given_up = record is not None and (index, form) == NOTHING and record.ready_at is None
+                if record is None or (given_up and record.form):
+                    known[number] = SlotRecord(context, number, index, form)
+                    change.set_slot(known[number])
+            return list(known.values())
+
+    def set_ready(self, name: str, slot: SlotRecord) -> int:
         """Write down that all of a tenant's values have their token in a slot; return the number of the eviction.
 
         Processes that do not know the slot are to hear of it, so the tenant's keys are forgotten everywhere.
 
         Raises:
-            KeyStoreError: the key store cannot be written now.
+            KeyStoreError: the key store cannot be written now, or the slot holds something else.
         """
-        if isinstance(self._engine.pool, StaticPool):
-            raise KeyStoreError("the key store's only connection may be in a transaction")
+        self._check_apart()
         with self._transaction() as connection, _impatient(connection):
             change = Change(connection, tenant_uid(connection, name))
             change.lock()
-            change.set_ready(slot)
+            known = change.slots(slot.context).get(slot.number)
+            if known is not None and (known.index, known.form) != (slot.index, slot.form):
+                raise KeyStoreError(f"slot {slot.number} of {slot.context!r} holds other tokens")
+            change.set_slot(slot)
             return change.evict()
 
-    def drop_ready(self, name: str, context: str, number: int) -> bool:
+    def unset_ready(self, name: str, context: str, number: int) -> bool:
         """Take back that all of a tenant's values have their token in a slot; return False if nobody said so."""
         with self._transaction() as connection:
             change = Change(connection, tenant_uid(connection, name))
             change.lock()
-            dropped = change.drop_ready(context, number)
+            known = change.slots(context).get(number)
+            if known is None or known.ready_at is None:
+                return False
+            change.set_slot(replace(known, ready_at=None, settled=False))
             change.evict()
-            return dropped
+            return True
+
+    def _check_apart(self) -> None:
+        """Refuse to commit on the one connection that there is, which may be in a transaction of the application's."""
+        pool = self._engine.pool
+        # Not by taking the connection: giving it back would roll back what the application has written.
+        if isinstance(pool, StaticPool) and getattr(pool.connection.dbapi_connection, "in_transaction", True):
+            raise KeyStoreError("the key store's only connection is in a transaction", hint="commit it first")
 
     def evicted(self, after: int | None) -> tuple[int, list[str]]:
         """Return the number of the last eviction, and the names of the tenants evicted after a number.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.util import concurrency
 
+from ..blind_index import Slot
 from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
 from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
 from . import checker, generated, readiness, search, uniqueness  # noqa: F401 - renders tokens on MariaDB
@@ -271,7 +273,7 @@ class _Hooks:
         # The key store may work on the same engine; what fetches keys must not wait for keys.
         if scope is None or OWN_STATEMENTS in connection.get_execution_options():
             return
-        refusal, need = None, 0
+        refusal, need, facts = None, 0, None
         if isinstance(statement, Insert | Update) and isinstance(statement.table, Table):
             rows, facts = multiparams or [params or {}], self._facts_about(statement.table)
             refusal, need = _row_refusal(scope, statement, facts.tenant_key, rows), facts.sealed * len(rows)
@@ -283,6 +285,8 @@ class _Hooks:
         if refusal is not None:
             raise refusal
         warm(scope, need)
+        if facts is not None and facts.searched:
+            _declare(scope, facts.searched)
 
     def before_cursor_execute(
         self, connection: Connection, _cursor: Any, sql: str, _parameters: Any, context: Any, _many: bool
@@ -331,8 +335,10 @@ class _Hooks:
     def _facts_about(self, table: Table) -> _Facts:
         facts = self._facts.get(table)
         if facts is None:
-            sealed = sum(isinstance(column.type, EncryptedType) for column in table.columns)
-            facts = self._facts[table] = _Facts(tenant_key(table, self._attachment.tenant_column), sealed)
+            kinds = [column.type for column in table.columns if isinstance(column.type, EncryptedType)]
+            searched = tuple((str(kind.context), kind.slots) for kind in kinds if kind.slots)
+            owner = tenant_key(table, self._attachment.tenant_column)
+            facts = self._facts[table] = _Facts(owner, len(kinds), searched)
         return facts
 
 
@@ -342,10 +348,20 @@ class _Facts(NamedTuple):
     Attributes:
         tenant_key: The key of its tenant column, or None.
         sealed: How many encrypted columns it has.
+        searched: The columns with tokens: their contexts and slots.
     """
 
     tenant_key: str | None
     sealed: int
+    searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]
+
+
+def _declare(scope: Scope, searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]) -> None:
+    """Have it written down what values will hold in their slots, before the first is sealed."""
+    keyset = scope.renew()
+    for context, slots in searched:
+        if (context, slots) not in keyset.declared:
+            readiness.off_the_loop(partial(scope.keyring.declare, keyset, context, slots))
 
 
 def _refuse_duplicates(connection: Connection, scope: Scope, context: Any, *, others: int) -> None:

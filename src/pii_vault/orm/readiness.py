@@ -31,10 +31,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.util import concurrency
 
-from ..blind_index import ReadySlot
+from ..blind_index import SlotRecord
 from ..errors import BlindIndexError, IndexNotReadyError
 from ..scope import Scope, in_greenlet
-from ..sealing import Keyset
+from ..sealing import Keyset, other_tokens
 from .search import Searched
 
 SETTLED_AFTER: Final = timedelta(days=1)
@@ -89,34 +89,30 @@ def require(
             _look(connection, scope, keyset, found, lacking, {"schema_translate_map": schemas, "compiled_cache": None})
             if not lasting:
                 continue
-            _off_the_loop(partial(scope.keyring.found_ready, keyset, found))
+            off_the_loop(partial(scope.keyring.found_ready, keyset, found))
         keyset.searched.add(each)
 
 
-def _found(scope: Scope, keyset: Keyset, searched: Searched) -> ReadySlot | None:
+def _found(scope: Scope, keyset: Keyset, searched: Searched) -> SlotRecord | None:
     """Return what is found if no value lacks its token, or None where that is known already."""
     slot, context = searched.slot, searched.context
-    known = keyset.ready.get((context, slot.number))
-    if known is not None and (known.index, known.form) != (slot.index, slot.form.text):
-        raise BlindIndexError(
-            f"slot {slot.number} of {context!r} holds tokens made as {known.form!r} of the index {known.index!r}, and "
-            f"{slot.form.text!r} of {slot.index!r} is declared now: nothing would be found",
-            hint="give what changed a slot of its own: BlindIndex(slot=…)",
-        )
+    known = keyset.slots.get((context, slot.number))
+    if known is not None and not known.holds(slot):
+        raise other_tokens(known, slot)
     now = datetime.now(UTC)
-    if known is not None and (known.settled or now < known.since + SETTLED_AFTER):
+    since = known.ready_at if known is not None else None
+    if known is not None and since is not None and (known.settled or now < since + SETTLED_AFTER):
         return None
-    since = known.since if known else now
-    return ReadySlot(context, slot.number, slot.index, slot.form.text, since, known is not None)
+    return SlotRecord(context, slot.number, slot.index, slot.form.text, since or now, since is not None)
 
 
 def _look(
-    connection: Connection, scope: Scope, keyset: Keyset, slot: ReadySlot, lacking: Lacking, options: dict[str, Any]
+    connection: Connection, scope: Scope, keyset: Keyset, slot: SlotRecord, lacking: Lacking, options: dict[str, Any]
 ) -> None:
     if connection.execute(lacking.any(), execution_options=options).first() is None:
         return
-    if (slot.context, slot.number) in keyset.ready:
-        _off_the_loop(partial(scope.keyring.found_missing, keyset, slot))
+    if slot.settled:  # it was ready until now
+        off_the_loop(partial(scope.keyring.found_missing, keyset, slot))
     missing, total = lacking.counted(connection, options)
     raise not_ready(scope.tenant, lacking.searched, missing, total)
 
@@ -186,7 +182,8 @@ def _part(stored: ColumnElement[bytes], place: tuple[int, int]) -> ColumnElement
     return func.substr(stored, *place, type_=LargeBinary)
 
 
-def _off_the_loop(write: Callable[[], None]) -> None:
+def off_the_loop(write: Callable[[], None]) -> None:
+    """Write to the key store, in a thread where there is an event loop."""
     if in_greenlet():
         concurrency.await_only(asyncio.to_thread(write))
     else:

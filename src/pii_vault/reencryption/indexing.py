@@ -12,8 +12,8 @@ from enum import StrEnum
 
 from sqlalchemy import Engine, MetaData
 
-from ..blind_index import ReadySlot, Slot
-from ..errors import ConfigurationError
+from ..blind_index import Slot, SlotRecord
+from ..errors import BlindIndexError, ConfigurationError
 from ..keystore import Snapshot
 from ..lifecycle import index_key
 from ..lifecycle.index_key import IndexKeys
@@ -129,14 +129,16 @@ def build(engine: Engine, scope: Scope, metadata: MetaData, progress: Progress) 
         progress: Told how many rows are done, of how many.
     """
     targets = searched_tables(metadata)
-    problems = reseal(engine, scope, targets, scope.renew().index_generations, progress)
+    keyset = scope.renew()
+    sealable = [target for target in targets if _can_be_sealed(keyset, target)]
+    problems = reseal(engine, scope, sealable, keyset.index_generations, progress)
     found = []
     for target in targets:
         for name, slot in _slots(target):
             keyset = scope.renew()
             each = _status(engine, scope, keyset, target, name, slot)
             if each.state is State.BUILDING and not each.missing:
-                ready = ReadySlot(each.context, slot.number, slot.index, slot.form.text, datetime.now(UTC), False)
+                ready = SlotRecord(each.context, slot.number, slot.index, slot.form.text, datetime.now(UTC), False)
                 scope.keyring.found_ready(keyset, ready)
                 each = _status(engine, scope, scope.renew(), target, name, slot)
             found.append(each)
@@ -185,6 +187,16 @@ def rotate(
     return IndexRotation(tenant, Step.FINISHED, active.version, None, 0, (), None)
 
 
+def _can_be_sealed(keyset: Keyset, target: Target) -> bool:
+    """Say whether a table's values may be sealed as they are declared now; else its statuses say what changed."""
+    try:
+        for kind in target.kinds.values():
+            keyset.check_slots(str(kind.context), kind.slots)
+    except BlindIndexError:
+        return False
+    return True
+
+
 def _check_complete(snapshot: Snapshot, targets: Sequence[Target]) -> None:
     """Refuse metadata that lacks columns that are searched: their values would not be found any longer.
 
@@ -192,7 +204,7 @@ def _check_complete(snapshot: Snapshot, targets: Sequence[Target]) -> None:
         ConfigurationError: a column that is searched is in none of the tables.
     """
     known = {kind.context for target in targets for kind in target.kinds.values()}
-    lacking = sorted({ready.context for ready in snapshot.ready} - known)
+    lacking = sorted({each.context for each in snapshot.slots if each.ready_at is not None} - known)
     if lacking:
         raise ConfigurationError(
             f"values of {', '.join(map(repr, lacking))} are searched for tenant {snapshot.tenant.name!r}, and the "
@@ -215,12 +227,11 @@ def _status(engine: Engine, scope: Scope, keyset: Keyset, target: Target, name: 
     lacking = Lacking(Searched((target.table, name), context, slot), keyset, scope.tenant, None)
     with engine.connect() as connection:
         missing, total = lacking.counted(connection)
-    known = keyset.ready.get((context, slot.number))
-    if known is None:
-        state = State.BUILDING
-    elif (known.index, known.form) != (slot.index, slot.form.text):
+    known = keyset.slots.get((context, slot.number))
+    if known is not None and not known.holds(slot):
         state = State.CHANGED
     else:
-        state = State.BUILDING if missing else State.READY
+        ready = known is not None and known.ready_at is not None and not missing
+        state = State.READY if ready else State.BUILDING
     column = f"{target.name}.{name}"
     return IndexStatus(scope.tenant, column, context, slot.label, slot.number, slot.form.text, state, missing, total)

@@ -134,6 +134,8 @@ class Resealing:
         self._table: Final = Table(target.table.name, MetaData(), *columns, schema=target.table.schema)
         self._problems: Final[dict[tuple[str, str], Problem]] = {}
         keyset = scope.renew()
+        for kind in target.kinds.values():
+            scope.keyring.declare(keyset, str(kind.context), kind.slots)
         mine = [
             and_(owned(self._stored[name], keyset), lacking(self._stored[name], len(kind.slots), generations))
             for name, kind in target.kinds.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -254,21 +255,18 @@ def test_a_column_that_is_not_ready_does_not_show_what_was_looked_for(found_worl
         keyset: Any = scope.keyset
         searched = set(keyset.searched)
         keyset.searched.clear()
-        ready = dict(keyset.ready)
-        first = next(iter(ready))
+        ready = dict(keyset.slots)
         for key, slot in ready.items():
-            changed = type(slot)(*(getattr(slot, each) for each in slot.__slots__[:3]), "other", *(slot.since, True))
-            keyset.ready[key] = changed
+            keyset.slots[key] = replace(slot, form="other")
         try:
             error = refused(
                 BlindIndexError, secrets, run, found_world, lambda: select(Customer.id).where(Customer.email == CANARY)
             )
             assert "customers." in str(error)
         finally:
-            keyset.ready.update(ready)
+            keyset.slots.update(ready)
             keyset.searched.update(searched)
-        assert isinstance(error, PiiVaultError)
-        assert first in ready
+        assert ready
 
 
 def test_the_corpus_of_refused_conditions_has_no_error_of_another_kind(found_world: World) -> None:

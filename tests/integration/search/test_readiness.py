@@ -108,7 +108,7 @@ def looks(world: World) -> Iterator[list[str]]:
 
 
 def ready(world: World, tenant: str = "acme") -> list[Any]:
-    return list(world.vault._store.load(tenant).ready)
+    return [each for each in world.vault._store.load(tenant).slots if each.ready_at is not None]
 
 
 def test_values_without_a_token_are_counted_and_found_once_they_are_sealed_anew(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The key store learns in which slots all of a tenant's values have their blind-index token.
+"""The key store learns what stands in the slots of sealed values, and where no value lacks its blind-index token.
 
 This file is frozen: databases have run it. It says everything itself and imports nothing that can change.
 """
@@ -13,22 +13,22 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the table. Nothing was searched yet, so no slot is known to be ready."""
+    """Add the table. Nothing was sealed with tokens yet."""
     instant = sa.DateTime(timezone=True)
     op.create_table(
-        "pii_vault_ready_slots",
+        "pii_vault_index_slots",
         sa.Column("tenant_uid", sa.LargeBinary(16), nullable=False),
         sa.Column("context", sa.String(255), nullable=False),
         sa.Column("number", sa.SmallInteger, nullable=False),
         sa.Column("index_name", sa.String(255), nullable=False),
         sa.Column("form", sa.String(255), nullable=False),
-        sa.Column("since", instant, nullable=False),
+        sa.Column("ready_at", instant),
         sa.Column("settled", sa.Boolean, nullable=False),
-        sa.PrimaryKeyConstraint("tenant_uid", "context", "number", name=op.f("pk_pii_vault_ready_slots")),
+        sa.PrimaryKeyConstraint("tenant_uid", "context", "number", name=op.f("pk_pii_vault_index_slots")),
         sa.ForeignKeyConstraint(
-            ["tenant_uid"], ["pii_vault_tenants.uid"], name=op.f("fk_pii_vault_ready_slots_tenant_uid")
+            ["tenant_uid"], ["pii_vault_tenants.uid"], name=op.f("fk_pii_vault_index_slots_tenant_uid")
         ),
-        sa.CheckConstraint("number BETWEEN 0 AND 14", name=op.f("ck_pii_vault_ready_slots_number")),
+        sa.CheckConstraint("number BETWEEN 0 AND 14", name=op.f("ck_pii_vault_index_slots_number")),
     )
 
 
