@@ -130,7 +130,7 @@ def clean_world(_search_world: World) -> Iterator[World]:
     empty(_search_world)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(row(), min_size=2, max_size=6), st.lists(conditions(), min_size=8, max_size=16))
 def test_any_condition_finds_what_the_twin_finds(
     clean_world: World, some: list[dict[str, Any]], asked: list[Condition]
