@@ -43,7 +43,8 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
             # A function, which the ORM does not evaluate in Python: there nobody knows of normalisers.
             others = [other]
             del other  # from here on only a list that is empty is in this frame
-            return found.operate(op, *others.pop(), **kwargs)
+            searching: ColumnElement[Any] = found.operate(op, *others.pop(), **kwargs)
+            return searching
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
@@ -54,7 +55,8 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
             del other
             raise refusal
         if found is not None:
-            return found.reverse_operate(op, other, **kwargs)
+            searching: ColumnElement[Any] = found.reverse_operate(op, other, **kwargs)
+            return searching
         return super().reverse_operate(op, other, **kwargs)
 
     def _is_search(self, op: Any, others: tuple[Any, ...]) -> bool:
