@@ -146,26 +146,27 @@ class Bench:
     ) -> dict[str, Any]:
         """Let each side do the same, piece by piece and in turn.
 
-        A figure is the median of the rounds' ratios; times are for a piece, or for each of its `per` parts.
+        A figure is the median of the rounds' ratios, where a side's time is its median piece's, lest one that was
+        interrupted decides. Times are for a piece, or for each of its `per` parts.
         """
-        totals: dict[str, list[float]] = {side: [] for side in self.sides}
+        medians: dict[str, list[float]] = {side: [] for side in self.sides}
         orders = list(itertools.permutations(self.sides.items()))
         for number in self.progress.track(range(rounds + 1), description=name):
             pieces = given()
-            taken = dict.fromkeys(self.sides, 0)
+            taken: dict[str, list[int]] = {side: [] for side in self.sides}
             gc.collect()
             for piece, order in zip(pieces, itertools.cycle(orders[number % 6 :] + orders[: number % 6])):
                 for side_name, side in order:
                     start = time.perf_counter_ns()
                     work(side, piece)
-                    taken[side_name] += time.perf_counter_ns() - start
+                    taken[side_name].append(time.perf_counter_ns() - start)
             for side in self.sides.values():
                 side.connection.commit()  # psycopg forgets what it has prepared when it rolls back
                 side.session.commit()
             if number:  # the first time compiles the statements
                 for side_name, nanoseconds in taken.items():
-                    totals[side_name].append(nanoseconds / len(pieces) / per / 1_000)
-        sealed, plain, bare = totals.values()
+                    medians[side_name].append(statistics.median(nanoseconds) / per / 1_000)
+        sealed, plain, bare = medians.values()
         return {
             f"{name}_ratio": _ratio(sealed, plain),
             f"{name}_bare_ratio": _ratio(sealed, bare),
