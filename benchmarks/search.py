@@ -114,10 +114,10 @@ class Side:
         rows = [{"tenant_id": TENANT, "email": email.replace("ada", self.new)} for email in emails]
         self.connection.execute(insert(self.customers), rows)
 
-    def join(self, first: int, of_customers: Any) -> None:
+    def join(self, first: int, *of_customers: Any) -> None:
         customers, orders = self.customers, self.orders
         joined = orders.join(customers, orders.c.email == customers.c.email)
-        query = select(of_customers, orders.c.amount).select_from(joined)
+        query = select(*of_customers, orders.c.amount).select_from(joined)
         rows = self.connection.execute(query.where(orders.c.id.between(first, first + JOINED - 1))).all()
         assert len(rows) == JOINED
 
@@ -192,6 +192,9 @@ class Bench:
             side.join(first, side.customers.c.id)
 
         def opened(side: Side, first: int) -> None:
+            side.join(first, side.customers.c.id, side.customers.c.email)
+
+        def only(side: Side, first: int) -> None:
             side.join(first, side.customers.c.email)
 
         few = max(3, rounds // 4)
@@ -200,6 +203,7 @@ class Bench:
         figures |= self.compare("lookup_orm", Side.look_up_by_orm, known, rounds=rounds)
         figures |= self.compare("join", ids, parts, rounds=rounds)
         figures |= self.compare("join_opened", opened, parts, rounds=rounds)
+        figures |= self.compare("join_index_only", only, parts, rounds=rounds)
         figures |= self.compare("join_all", Side.join_all, lambda: [rows], rounds=5)
         figures |= self.plans(known()[0])
         # Last, since there are more rows afterwards.
@@ -236,9 +240,11 @@ class Bench:
                 for _ in range(7):  # psycopg prepares what it has executed five times
                     side.look_up(value)
                 side.join(1, side.customers.c.id)
+                side.join(1, side.customers.c.email)
             figures[f"{name}lookup_plan"] = self._nodes(side.connection, *executed[0])
             figures |= self._prepared_plans(side.connection, name, side.customers.name, executed[0][1])
-            figures[f"{name}join_plan"] = self._nodes(side.connection, *executed[-1])
+            figures[f"{name}join_plan"] = self._nodes(side.connection, *executed[-2])
+            figures[f"{name}join_index_only_plan"] = self._nodes(side.connection, *executed[-1])
         return figures
 
     def _prepared_plans(self, connection: Connection, name: str, table: str, parameters: Any) -> dict[str, Any]:
@@ -380,16 +386,16 @@ def _print(figures: dict[str, Any]) -> None:
     print(
         f"{figures['rows']:,} rows of {figures['value_plain_bytes']} characters, {figures['value_bytes']} bytes sealed"
     )
-    print(f"{'':<16}{'ratio':>8}{'to bare':>9}{'sealed':>14}{'plain':>14}{'bare':>14}")
+    print(f"{'':<18}{'ratio':>8}{'to bare':>9}{'sealed':>14}{'plain':>14}{'bare':>14}")
     for name in (key.removesuffix("_us") for key in figures if f"{key.removesuffix('_us')}_bare_us" in figures):
         times = "".join(f"{figures[f'{name}{side}_us']:>11,} us" for side in ("", "_plain", "_bare"))
-        print(f"{name:<16}{figures[f'{name}_ratio']:>8}{figures[f'{name}_bare_ratio']:>9}{times}")
+        print(f"{name:<18}{figures[f'{name}_ratio']:>8}{figures[f'{name}_bare_ratio']:>9}{times}")
     for name in ("table", "index", "indexes", "total"):
         sizes = "".join(f"{figures[f'{name}{side}_bytes']:>14,}" for side in ("", "_plain"))
-        print(f"{name + '_bytes':<16}{figures[f'{name}_bytes_ratio']:>8}{'':>9}{sizes}")
+        print(f"{name + '_bytes':<18}{figures[f'{name}_bytes_ratio']:>8}{'':>9}{sizes}")
     for name, value in figures.items():
         if "_plan" in name and isinstance(value, str):
-            print(f"{name:<28}{value}")
+            print(f"{name:<30}{value}")
 
 
 def main() -> None:
