@@ -7,15 +7,38 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import LargeBinary, MetaData, String, column, func, insert, select, table, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import (
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    column,
+    delete,
+    func,
+    insert,
+    select,
+    table,
+    text,
+    update,
+)
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
+from tests.support.audited import owning
 from tests.support.calendar import Calendar
 from tests.support.world import World
 
 from pii_vault import BlindIndex, EncryptedInteger, EncryptedString, LastChars
-from pii_vault.errors import BlindIndexError, DuplicateValueError, IndexNotReadyError, KeyStateError
+from pii_vault.errors import (
+    BlindIndexError,
+    ConfigurationError,
+    DuplicateValueError,
+    IndexNotReadyError,
+    KeyStateError,
+)
 from pii_vault.keys import KeyState, Purpose
+from pii_vault.keystore.schema import keys
 from pii_vault.reencryption.indexing import State, Step
 
 
@@ -147,6 +170,57 @@ def test_two_rows_of_one_value_are_named_where_the_index_is_unique(world: World)
     built = build(world)
     assert [(each.column, each.why[:15]) for each in built.problems] == [("people.email", "another row has")]
     assert not built.complete
+
+
+def test_a_row_that_the_database_refuses_is_named(world: World) -> None:
+    """A CHECK on the length, say, that was made before the column had tokens."""
+    from pii_vault.reencryption.resealing import Resealing
+
+    def refused(*_: Any) -> int:
+        raise IntegrityError("UPDATE", None, ValueError("hunter2"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Resealing, "_update", refused)
+        patched.setattr("pii_vault.reencryption.resealing._PASSES", 1)
+        found_there = {(each.column, each.why) for each in build(world).problems}
+    assert ("people.email", "another row has the same value, and the index is unique") in found_there
+    only = MetaData()
+    Table("people", only, Column("id", Integer, primary_key=True), Column("email", EncryptedString(index=True)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Resealing, "_update", refused)
+        patched.setattr("pii_vault.reencryption.resealing._PASSES", 1)
+        built = world.vault.build_index("acme", metadata=only, engine=world.engine)
+    assert {each.why for each in built.problems} == {"the database said ValueError"}
+    assert (len(built.problems), built.complete) == (20, False)
+
+
+def test_a_table_that_cannot_be_read_or_written_is_one_sentence_without_parameters(world: World) -> None:
+    elsewhere = MetaData()
+    Table("nowhere", elsewhere, Column("id", Integer, primary_key=True), Column("name", EncryptedString(index=True)))
+    for ask in (world.vault.index_status, world.vault.build_index, world.vault.rotate_index):
+        with pytest.raises(ConfigurationError, match="table 'nowhere' cannot be read: ") as caught:
+            ask("acme", metadata=elsewhere, engine=world.engine)
+        assert caught.value.__context__ is None
+
+    from pii_vault.reencryption.resealing import Resealing
+
+    def refused(*_: Any) -> int:
+        raise OperationalError("UPDATE", {"after": b"hunter2"}, PermissionError("hunter2"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Resealing, "_update", refused)
+        with pytest.raises(ConfigurationError, match="'people' cannot be sealed anew: PermissionError") as caught:
+            build(world)
+    assert caught.value.__context__ is None
+    assert build(world).complete
+
+
+def test_a_tenant_without_an_index_key_is_refused_before_anything_is_opened(world: World) -> None:
+    with owning(world.vault._engine) as connection:
+        connection.execute(delete(keys).where(keys.c.purpose == "index"))
+    world.vault.evict("acme")
+    with pytest.raises(KeyStateError, match=r"tenant 'acme' has no index key .*pii-vault key rotate acme"):
+        build(world)
 
 
 def test_nothing_of_others_is_written_over(world: World) -> None:
@@ -306,8 +380,6 @@ def test_the_metadata_has_to_hold_all_that_is_searched(world: World, calendar: C
     build(world)
     fewer = MetaData()
     Person.__table__.to_metadata(fewer)
-    from sqlalchemy import Column, Integer, Table
-
     only = MetaData()
     Table("others", only, Column("id", Integer, primary_key=True), Column("name", EncryptedString(index=True)))
     only.create_all(world.engine)

@@ -46,11 +46,15 @@ class IndexKeys:
         states = {key.state: key for key in snapshot.keys if key.purpose is Purpose.INDEX}
         active = states.get(KeyState.ACTIVE)
         if active is None:
-            name = snapshot.tenant.name
-            raise KeyStateError(
-                f"tenant {name!r} has no index key", hint=f"it gets one when it is rotated: pii-vault key rotate {name}"
-            )
+            raise lacking(snapshot.tenant.name)
         return IndexKeys(active, states.get(KeyState.PRE_ACTIVE), states.get(KeyState.DEACTIVATED))
+
+
+def lacking(tenant: str) -> KeyStateError:
+    """Return the error that says that a tenant has no index key."""
+    return KeyStateError(
+        f"tenant {tenant!r} has no index key", hint=f"it gets one when it is rotated: pii-vault key rotate {tenant}"
+    )
 
 
 def known_at(parts: Parts, snapshot: Snapshot, pending: KeyRecord) -> datetime:

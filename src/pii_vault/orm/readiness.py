@@ -113,7 +113,7 @@ def _look(
         return
     if slot.settled:  # it was ready until now
         off_the_loop(partial(scope.keyring.found_missing, keyset, slot))
-    missing, total = lacking.counted(connection, options)
+    missing, total = map(int, connection.execute(lacking.counts(), execution_options=options).one())
     raise not_ready(scope.tenant, lacking.searched, missing, total)
 
 
@@ -141,13 +141,10 @@ class Lacking:
         """Return a query that finds a row if there is one."""
         return select(literal(1)).select_from(self._table).where(self._mine, self._lacks).limit(1)
 
-    def counted(self, connection: Connection, options: Mapping[str, Any] | None = None) -> tuple[int, int]:
-        """Count how many values have no token, and how many there are."""
+    def counts(self) -> Any:
+        """Return a query for how many values have no token, and how many there are."""
         total = select(func.count()).select_from(self._table).where(self._mine)
-        missing = total.where(self._lacks)
-        both = select(missing.scalar_subquery(), total.scalar_subquery())
-        row = connection.execute(both, execution_options=options or {}).one()
-        return row[0], row[1]
+        return select(total.where(self._lacks).scalar_subquery(), total.scalar_subquery())
 
 
 def owned(stored: ColumnElement[bytes], keyset: Keyset) -> ColumnElement[bool]:

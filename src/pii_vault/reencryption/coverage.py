@@ -46,12 +46,17 @@ def values_under(engine: Engine, metadata: MetaData, keyset_id: int, version: in
         stored = [column(name, LargeBinary) for name in names]
         matches = [func.sum(case((func.substr(one, _KEY_START, _KEY_BYTES) == key, 1), else_=0)) for one in stored]
         query = select(*matches).select_from(table(each.name, *stored, schema=each.schema))
-        counts = _counts(engine, each.fullname, query)
+        counts = counted(engine, each.fullname, query)
         found |= {f"{each.fullname}.{name}": int(count) for name, count in zip(names, counts, strict=True) if count}
     return found
 
 
-def _counts(engine: Engine, name: str, query: Select[Any]) -> Row[Any]:
+def counted(engine: Engine, name: str, query: Select[Any]) -> Row[Any]:
+    """Return the only row of a query that counts in one table of the application.
+
+    Raises:
+        ConfigurationError: the table cannot be read.
+    """
     try:
         with engine.connect() as connection:
             return connection.execute(query).one()

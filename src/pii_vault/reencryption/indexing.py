@@ -22,6 +22,7 @@ from ..orm.readiness import Lacking
 from ..orm.search import Searched
 from ..scope import Scope
 from ..sealing import Keyset
+from .coverage import counted
 from .resealing import Problem, Progress, Resealing, Target, reseal, searched_tables
 
 
@@ -127,9 +128,15 @@ def build(engine: Engine, scope: Scope, metadata: MetaData, progress: Progress) 
         scope: The tenant's scope, entered.
         metadata: The application's tables.
         progress: Told how many rows are done, of how many.
+
+    Raises:
+        ConfigurationError: no column declares tokens, or a table cannot be read or written.
+        KeyStateError: the tenant has no index key.
     """
     targets = searched_tables(metadata)
     keyset = scope.renew()
+    if not keyset.index_generations:
+        raise index_key.lacking(scope.tenant)
     sealable = [target for target in targets if _can_be_sealed(keyset, target)]
     problems = reseal(engine, scope, sealable, keyset.index_generations, progress)
     found = []
@@ -159,6 +166,7 @@ def rotate(
         progress: Told how many rows are done, of how many.
 
     Raises:
+        ConfigurationError: the metadata lacks what is searched, or a table cannot be read or written.
         KeyStateError: the tenant has no index key, or has used up all generations.
         KmsError: the KMS refuses or does not answer.
     """
@@ -167,6 +175,8 @@ def rotate(
     _check_complete(snapshot, targets)
     keys = IndexKeys.of(snapshot)
     if keys.previous is None:
+        for each in _jobs(engine, scope, targets, keys.active.version):
+            each.count()  # a table that cannot be read is found out before anything begins
         pending = keys.pending or index_key.prepare(parts, tenant, reason)
         known = index_key.known_at(parts, snapshot, pending)
         if parts.now() < known:
@@ -225,8 +235,7 @@ def _slots(target: Target) -> list[tuple[str, Slot]]:
 def _status(engine: Engine, scope: Scope, keyset: Keyset, target: Target, name: str, slot: Slot) -> IndexStatus:
     context = str(target.kinds[name].context)
     lacking = Lacking(Searched((target.table, name), context, slot), keyset, scope.tenant, None)
-    with engine.connect() as connection:
-        missing, total = lacking.counted(connection)
+    missing, total = map(int, counted(engine, target.name, lacking.counts()))
     known = keyset.slots.get((context, slot.number))
     if known is not None and not known.holds(slot):
         state = State.CHANGED

@@ -26,7 +26,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ..envelope import parse
 from ..errors import ConfigurationError, OpenError
@@ -34,6 +34,7 @@ from ..orm.engine import warm
 from ..orm.readiness import lacking, owned
 from ..orm.types import EncryptedType
 from ..scope import Scope
+from .coverage import counted
 
 BATCH: Final = 500
 """How many rows are read, sealed and written together."""
@@ -144,20 +145,35 @@ class Resealing:
         self._keyset_id: Final = keyset.identity.keyset_id
 
     def count(self) -> int:
-        """Return how many rows are left."""
-        with self._engine.connect() as connection:
-            return int(connection.scalar(select(func.count()).select_from(self._table).where(self._left)) or 0)
+        """Return how many rows are left.
+
+        Raises:
+            ConfigurationError: the table cannot be read.
+        """
+        query = select(func.count()).select_from(self._table).where(self._left)
+        return int(counted(self._engine, self._target.name, query)[0])
 
     def run(self, progress: Callable[[int], object]) -> list[Problem]:
         """Go through the table until nothing is left but rows with problems; return these.
 
         Args:
             progress: Told how many rows were written since it was told last.
+
+        Raises:
+            ConfigurationError: the table cannot be read, or not be written. What was written stays.
         """
-        for _ in range(_PASSES):
-            if not self._pass(progress):
-                break
-        return list(self._problems.values())
+        try:
+            for _ in range(_PASSES):
+                if not self._pass(progress):
+                    break
+            return list(self._problems.values())
+        except DBAPIError as error:
+            failure = type(error.orig).__name__
+        # Not chained: driver errors carry parameters.
+        raise ConfigurationError(
+            f"rows of table {self._target.name!r} cannot be sealed anew: {failure}",
+            hint="SELECT and UPDATE on it are needed; what is done stays, and doing it again goes on from there",
+        )
 
     def _pass(self, progress: Callable[[int], object]) -> bool:
         """Go through the table once; return whether anything was found that could be written."""
@@ -225,15 +241,19 @@ class Resealing:
         try:
             with self._engine.begin() as connection:
                 return self._update(connection, changes)
-        except IntegrityError:
-            pass
+        except IntegrityError as error:
+            refusal = type(error.orig).__name__
         if len(changes) > 1:  # one of them clashes: which one is found out one by one
             return sum(self._write([change]) for change in changes)
         (change,) = changes
         key = [change[f"key_{i}"] for i in range(len(self._key))]
-        for name, kind in self._target.kinds.items():
-            if f"after_{name}" in change and any(slot is not None and slot.unique for slot in kind.slots):
-                self._problem(name, key, "another row has the same value, and the index is unique")
+        changed = [name for name in self._target.kinds if f"after_{name}" in change]
+        unique = [name for name in changed if any(slot and slot.unique for slot in self._target.kinds[name].slots)]
+        for name in unique or changed:
+            why = (
+                "another row has the same value, and the index is unique" if unique else f"the database said {refusal}"
+            )
+            self._problem(name, key, why)
         return 0
 
     def _update(self, connection: Connection, changes: list[dict[str, Any]]) -> int:
