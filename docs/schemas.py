@@ -15,8 +15,8 @@ from pii_vault.cli.reports import kinds
 FOLDER = Path(__file__).with_name("schemas")
 PAGE = Path(__file__).with_name("json.md")
 
-TABLE = re.compile(r"(<!-- members: (.+?) -->\n).*?(?=\n\n)", re.DOTALL)
-"""A table of members in the page, behind a comment that names a command that prints them."""
+TABLE = re.compile(r"(<!-- members(?: of (?P<member>\w+))?: (?P<command>.+?) -->\n).*?(?=\n\n)", re.DOTALL)
+"""A table of members in the page, behind a comment that names a command that prints them; or of what is in a member."""
 
 
 def file_name(command: str) -> str:
@@ -28,9 +28,22 @@ def schema(command: str) -> dict[str, typing.Any]:
     """Return the JSON Schema of what a command prints."""
     kind = kinds()[command]
     (item,) = typing.get_args(kind) or (kind,)
+    document = described(item)
+    if item is not kind:
+        document = {"type": "array", "items": document}
+    title = f"pii-vault {command}" + ("" if command == "audit anchor" else " --json")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **document}
+
+
+def described(item: type) -> dict[str, typing.Any]:
+    """Return the schema of a dataclass, with what its docstring says, and in it those of dataclasses that it holds."""
     made = TypeAdapter(item).json_schema(mode="serialization")
-    said = meanings(item)
-    document = {
+    said, types = meanings(item), typing.get_type_hints(item)
+    for name, member in made["properties"].items():
+        if "$ref" in member.get("items", {}):
+            (inner,) = typing.get_args(types[name])
+            member["items"] = described(inner)
+    return {
         "type": "object",
         "description": item.__doc__.partition("\n")[0],
         "properties": {
@@ -38,10 +51,6 @@ def schema(command: str) -> dict[str, typing.Any]:
         },
         "required": made["required"],
     }
-    if item is not kind:
-        document = {"type": "array", "items": document}
-    title = f"pii-vault {command}" + ("" if command == "audit anchor" else " --json")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **document}
 
 
 def plain(member: dict[str, typing.Any]) -> dict[str, typing.Any]:
@@ -60,10 +69,12 @@ def meanings(item: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def table(command: str) -> str:
-    """Return what the page says about each member."""
+def table(command: str, member: str | None = None) -> str:
+    """Return what the page says about each member of a document, or of the objects in one of its members."""
     found = schema(command)
     members = found.get("items", found)["properties"]
+    if member is not None:
+        members = members[member]["items"]["properties"]
     rows = [f"| `{name}` | {type_of(each)} | {each['description']} |" for name, each in members.items()]
     return "\n".join(["| member | type | meaning |", "|---|---|---|", *rows])
 
@@ -84,7 +95,7 @@ def files() -> dict[str, str]:
 
 def page(text: str) -> str:
     """Return the page with its tables as they should be."""
-    return TABLE.sub(lambda match: match[1] + "\n" + table(match[2]), text)
+    return TABLE.sub(lambda match: match[1] + "\n" + table(match["command"], match["member"]), text)
 
 
 if __name__ == "__main__":

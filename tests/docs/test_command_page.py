@@ -5,10 +5,24 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.command import commands, pii_vault_here
 from tests.support.strict_kms import StrictKms
 
+from pii_vault import EncryptedString
+
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "command.md").read_text("utf-8")
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Person(Base):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(EncryptedString(index=True))
 
 
 def test_the_page_names_every_command_and_no_other() -> None:
@@ -64,6 +78,15 @@ def test_every_command_asks_whom_the_page_says(
     run("rewrap acme --dry-run")
     run("rewrap acme")
     run("rewrap acme --new-kek", name="rewrap --new-kek")
+    models = ("--metadata", f"{__name__}:Base")
+    engine = create_engine(url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    run("index status acme", *models)
+    run("index build acme", *models)
+    run("index rotate acme", *models)
+    run("index drop acme people.email 0")
+    run("index plan --rows 50000")
     run("key deactivate acme")
     run("key compromise acme 1 --yes")
     for command in (
@@ -77,9 +100,8 @@ def test_every_command_asks_whom_the_page_says(
         run(command)
     log = {"Decrypt"}
     said: dict[str, tuple[set[str], set[str]]] = {}
-    for cells in re.findall(
-        r"^\| (`.*?) \|(.*?)\|(.*?)\|$", PAGE.partition("## What it asks the KMS")[2], re.MULTILINE
-    ):
+    section = PAGE.partition("## What it asks the KMS")[2].partition("\n## ")[0]
+    for cells in re.findall(r"^\| (`.*?) \|(.*?)\|(.*?)\|$", section, re.MULTILINE):
         customers, ours = ({*re.findall(r"`kms:(\w+)`", cell)} for cell in cells[1:])
         for name in re.findall(r"`(.+?)`", cells[0]):
             said[name] = (customers, ours | (log if cells[2].strip() == "log" else set()))

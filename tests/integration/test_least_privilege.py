@@ -27,6 +27,16 @@ class Person(Base):
     email: Mapped[str] = mapped_column(EncryptedString())
 
 
+class Later(DeclarativeBase):
+    """The application once it searches."""
+
+
+class Searched(Later):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(EncryptedString(index=True))
+
+
 @pytest.fixture
 def world(postgres_url: str, world_on: Callable[..., World]) -> World:
     return world_on(postgres_url, Base.metadata)
@@ -123,3 +133,29 @@ def test_what_changes_keys_needs_to_insert_and_update_and_not_to_delete(
     vault.resume("new")
     vault.compromise("new", 1)
     assert vault.audit.verify("new").problems == ()
+
+
+def test_whoever_completes_indexes_needs_what_the_page_of_the_command_says(
+    world: World, as_role: Callable[..., Engine]
+) -> None:
+    with world.session() as session:
+        session.add(Person(email="ada@example.com"))
+    build = (
+        *("UPDATE (evicted) ON pii_vault_tenants", "UPDATE (evictions) ON pii_vault_application"),
+        *("INSERT, DELETE ON pii_vault_ready_slots", "UPDATE ON pii_vault_key_use"),
+    )
+
+    def complete(*grants: str) -> bool:
+        engine = as_role("SELECT ON {tables}", *grants)
+        vault = Vault(engine, kms=world.kms)
+        return vault.build_index("acme", metadata=Later.metadata, engine=engine).complete
+
+    for number in range(3):
+        assert not complete(*build[:number], *build[number + 1 :]), build[number]
+    assert complete(*build)
+    Vault(as_role("SELECT ON {tables}", *build[:2], "DELETE ON pii_vault_ready_slots"), kms=world.kms).drop_index(
+        "acme", "people.email", 0
+    )
+    reader = as_role("SELECT ON {tables}")
+    (status,) = Vault(reader, kms=world.kms).index_status("acme", metadata=Later.metadata, engine=reader)
+    assert (status.missing, status.total) == (0, 1)

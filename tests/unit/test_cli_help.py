@@ -13,12 +13,13 @@ COMMANDS = [
     *("db upgrade", "db current", "db check"),
     *("tenant add", "tenant list", "tenant show", "tenant set", "tenant suspend", "tenant resume"),
     *("key list", "key validate", "key rotate", "key evict", "key deactivate", "key compromise", "key destroy"),
+    *("index status", "index build", "index rotate", "index drop", "index plan"),
     *("rotate", "rewrap"),
     *("audit log", "audit verify", "audit anchor"),
     "kms cost",
     *("inspect", "demo", "version"),
 ]
-GROUPS = ["", "db", "tenant", "key", "audit", "kms"]
+GROUPS = ["", "db", "tenant", "key", "index", "audit", "kms"]
 
 
 def help_of(words: str) -> str:
@@ -38,7 +39,7 @@ def test_every_command_has_a_help_of_its_own() -> None:
 
 def test_the_help_lists_commands_in_the_order_in_which_one_needs_them() -> None:
     listed = re.findall(r"^  (\w+)  ", help_of("").partition("Commands:")[2], re.MULTILINE)
-    assert listed == ["db", "tenant", "key", "rotate", "rewrap", "audit", "kms", "inspect", "demo", "version"]
+    assert listed == ["db", "tenant", "key", "index", "rotate", "rewrap", "audit", "kms", "inspect", "demo", "version"]
     assert listed == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
 
@@ -111,6 +112,20 @@ def test_without_a_command_it_prints_the_list_of_commands(group: str) -> None:
         ("key compromise acme one", "VERSION"),
         ("key compromise acme 1", "give --yes"),
         ("key destroy acme 1", "Missing option '--metadata'"),
+        ("index", "Usage: pii-vault index"),
+        ("index status acme", "Missing option '--metadata'"),
+        ("index status --metadata m:B", "name one tenant, or give --all"),
+        ("index build acme --all --metadata m:B", "name one tenant, or give --all"),
+        ("index rotate --metadata m:B", "Missing argument 'TENANT'"),
+        ("index rotate acme", "Missing option '--metadata'"),
+        ("index drop acme patients.email", "Missing argument 'SLOT'"),
+        ("index drop acme patients.email 15", "SLOT"),
+        ("index drop acme patients.email email", "SLOT"),
+        ("index plan", "Missing option '--rows'"),
+        ("index plan --rows -1", "--rows"),
+        ("index plan --rows 9223372036854775808", "--rows"),
+        ("index plan --rows 5 --distinct 0", "--distinct"),
+        ("index plan --rows 5 --others -1", "--others"),
         ("rewrap", "name one tenant, or give --all"),
         ("rewrap acme --all", "name one tenant, or give --all"),
         (f"rewrap acme --from {ARN}", "belong to --all"),

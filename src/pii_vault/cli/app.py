@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-ORDER: Final = ("db", "tenant", "key", "rotate", "rewrap", "audit", "kms", "inspect", "demo", "version")
+ORDER: Final = ("db", "tenant", "key", "index", "rotate", "rewrap", "audit", "kms", "inspect", "demo", "version")
 """The commands as the help lists them: roughly as one comes to need them."""
 
 
@@ -37,10 +37,12 @@ app = _group(
 db = _group("The key store's tables: make them and check them.")
 tenant = _group("Tenants: register customers, say what is agreed with them.")
 key = _group("A tenant's data keys: list, check, rotate and end them.")
+index = _group("Searching encrypted columns: build indexes, replace their key.")
 audit = _group("The audit log: read it, verify it, keep its end elsewhere.")
 kms = _group("The KMS: what asking it costs.")
 app.add_typer(tenant, name="tenant")
 app.add_typer(key, name="key")
+app.add_typer(index, name="index")
 app.add_typer(audit, name="audit")
 app.add_typer(kms, name="kms")
 app.add_typer(db, name="db")

@@ -253,19 +253,8 @@ def key_compromise(
 def key_destroy(
     name: options.Tenant,
     version: Version,
-    metadata: Annotated[
-        str,
-        typer.Option(
-            "--metadata",
-            metavar="MODULE:NAME",
-            help="The application's declarative base or MetaData, such as app.models:Base. Its tables are searched for "
-            "values that the key has sealed.",
-        ),
-    ],
-    application_url: Annotated[
-        str | None,
-        typer.Option("--application-url", metavar="URL", help="The application's database, if not the key store's."),
-    ] = None,
+    metadata: options.Metadata,
+    application_url: options.ApplicationUrl = None,
     reason: options.Why = "",
     dry_run: options.DryRun = False,
     yes: options.Yes = False,

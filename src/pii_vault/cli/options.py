@@ -83,6 +83,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, as docs/json.md 
 
 Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
 
+TenantOrAll = Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's name, without --all.")]
+
+Metadata = Annotated[
+    str,
+    typer.Option(
+        "--metadata",
+        metavar="MODULE:NAME",
+        help="The application's declarative base or MetaData, such as app.models:Base. Its tables are looked into.",
+    ),
+]
+
+ApplicationUrl = Annotated[
+    str | None,
+    typer.Option("--application-url", metavar="URL", help="The application's database, if not the key store's."),
+]
+
 
 opened: Final = ExitStack()
 """Closes the connections that this command has opened; `run` does it when the command ends."""
@@ -134,6 +150,16 @@ def check_external_id(role_arn: str | None, external_id: str | None) -> None:
     """
     if external_id and not role_arn:
         raise typer.BadParameter("--external-id belongs to --role-arn")
+
+
+def check_one_or_all(name: str | None, every: bool) -> None:
+    """Refuse to guess which tenants are meant.
+
+    Raises:
+        typer.BadParameter: neither one nor all are named, or both.
+    """
+    if (name is None) != every:
+        raise typer.BadParameter("name one tenant, or give --all")
 
 
 def settings(**options: Any) -> Settings:

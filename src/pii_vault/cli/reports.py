@@ -315,6 +315,7 @@ def kinds() -> dict[str, Any]:
     """Return the type of the document that each command prints with ``--json``; `audit anchor` always does."""
     from ..audit.reading import Anchor
     from .documents import Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
+    from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated, TokenPlan
 
     return {
         "db upgrade": Revision,
@@ -333,6 +334,11 @@ def kinds() -> dict[str, Any]:
         "key deactivate": Key,
         "key compromise": Key,
         "key destroy": Key,
+        "index status": list[IndexesFound],
+        "index build": list[IndexesBuilt],
+        "index rotate": IndexRotated,
+        "index drop": IndexDropped,
+        "index plan": TokenPlan,
         "rotate --due": list[DueTenant],
         "rewrap": Rewrapped,
         "rewrap --all": list[RewrappedTenant],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @app.command("rewrap")
 def rewrap(
-    name: Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's name, without --all.")] = None,
+    name: options.TenantOrAll = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every tenant, or those under --from. Run again, it goes on where it stopped.")
     ] = False,
@@ -72,8 +72,7 @@ def rewrap(
     afterwards, also against backups. Exits with 1 when a tenant failed: its old wrapping stays, and the
     others are done nevertheless.
     """
-    if (name is None) != every:
-        raise typer.BadParameter("name one tenant, or give --all")
+    options.check_one_or_all(name, every)
     _check_destination(to, to_platform, role_arn, external_id, shared_key)
     if every:
         _check_all(under, to, to_platform, role_arn, rate)
