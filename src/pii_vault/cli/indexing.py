@@ -40,8 +40,8 @@ def index_status(
 ) -> None:
     """Say how far each index and token is, and change nothing.
 
-    Values are counted in the application's tables. Exits with 1 while a search would be refused, because values lack
-    their token or a declaration has changed, and when a tenant's keys cannot be had.
+    Values are counted in the application's tables. Exits with 1 while some lack their token, or a declaration has
+    changed, and when a tenant's keys cannot be had.
     """
     options.check_one_or_all(name, every)
     tables = metadata_of(metadata)
@@ -62,8 +62,8 @@ def index_status(
             if lacking:
                 columns = ", ".join(dict.fromkeys(slot.column for slot in lacking))
                 output.say(
-                    f"tenant {each.tenant!r}: values of {columns} lack a token, so searching them is refused (seal "
-                    f"them anew: pii-vault index build {each.tenant})"
+                    f"tenant {each.tenant!r}: values of {columns} lack a token and are not found by it (seal them "
+                    f"anew: pii-vault index build {each.tenant})"
                 )
     _exit(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ def run() -> NoReturn:
     # A name that the terminal's encoding has no letters for is shown as an escape, and is no failure.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # On Ctrl-C psycopg logs the pipeline that it could not end; without a handler that would be a line of its own.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     sys.exit(_exit_code())
 
 

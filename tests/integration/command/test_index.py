@@ -206,8 +206,8 @@ def test_an_index_is_completed_and_every_process_finds_by_it(app: Application) -
     assert table_of(before.out) == lines(*[("building", 0)] * 3)
     assert [line.split("\t")[6] for line in before.out.splitlines()] == ["patients.email", *["patient-phone"] * 2]
     assert before.err == (
-        "pii-vault: tenant 'acme': values of patients.email, patients.phone lack a token, so searching them is refused "
-        "(seal them anew: pii-vault index build acme)\n"
+        "pii-vault: tenant 'acme': values of patients.email, patients.phone lack a token and are not found by it (seal "
+        "them anew: pii-vault index build acme)\n"
     )
     with pytest.raises(BlindIndexError, match="index build acme"):
         app.found(7)
@@ -333,21 +333,27 @@ def test_without_a_tenant_there_is_nothing_to_do(local: Operator) -> None:
         assert "there is no tenant" in local.terminal(*how).text
 
 
+def stopped_at_row(app: Application, key: int, *arguments: str) -> str:
+    """Hold a row, press Ctrl-C as soon as a command waits for it, and return what the command says."""
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
+    with app.engine.connect() as connection, app.engine.connect() as other:
+        connection.execute(text("SELECT 1 FROM patients WHERE id = :key FOR UPDATE"), {"key": key})
+        looking = other.execution_options(isolation_level="AUTOCOMMIT")
+        process = pii_vault_process(*arguments, **app.ops.settings)
+        wait_until(lambda: looking.scalar(waiting, {"name": app.engine.url.database}) or process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        connection.rollback()
+    app.ops.outputs += [out, err]
+    assert (process.returncode, out) == (130, "")
+    return err
+
+
 def test_ctrl_c_says_how_far_it_is_and_the_same_command_goes_on(postgres_app: Application) -> None:
     """Somebody holds a row of the second batch, so that the command waits there."""
     app, ops = postgres_app, postgres_app.ops
     app.write("acme", 1000)
-    process = None
-    with app.engine.connect() as connection:
-        connection.execute(text("SELECT 1 FROM patients WHERE id = 700 FOR UPDATE"))
-        process = pii_vault_process("index", "build", "acme", *app.metadata, **ops.settings)
-        wait_until(lambda: app.tokens() >= 500 or process.poll() is not None)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-        connection.rollback()
-    ops.outputs += [out, err]
-    assert (process.returncode, out) == (130, "")
-    assert err == (
+    assert stopped_at_row(app, 700, "index", "build", "acme", *app.metadata) == (
         "pii-vault: stopped: 500 of 1,020 rows of tenant 'acme' are done; the same command goes on from there\n"
     )
     assert app.tokens() == 500
@@ -464,6 +470,27 @@ def test_a_finished_replacement_says_so_in_json_too(local_app: Application) -> N
     }
 
 
+def test_tokens_of_a_restored_backup_are_made_anew(app: Application) -> None:
+    ops, rotate = app.ops, ("index", "rotate", "acme", *app.metadata)
+    ops.run("index", "build", "acme", *app.metadata)
+    patients = table("patients", column("id"), column("email", LargeBinary), column("phone", LargeBinary))
+    with app.engine.connect() as connection:
+        backup = [dict(row) for row in connection.execute(select(patients)).mappings()]
+    ops.run(*rotate)
+    later(ops, minutes=6)
+    ops.run(*rotate)
+    later(ops, days=1)
+    ops.run(*rotate)
+    with app.engine.begin() as connection:
+        for row in backup:
+            connection.execute(update(patients).where(patients.c.id == row["id"]).values(**row))
+    status = ops.run("index", "status", "acme", *app.metadata, code=1)
+    assert table_of(status.out) == lines(*[("building", 0)] * 3)
+    ops.run("index", "build", "acme", *app.metadata)
+    assert table_of(ops.run("index", "status", "acme", *app.metadata).out) == lines(*[("ready", ROWS)] * 3)
+    assert app.found(7) == 1
+
+
 def test_a_value_that_cannot_be_sealed_anew_keeps_the_old_index_key(app: Application) -> None:
     ops, rotate = app.ops, ("index", "rotate", "acme", *app.metadata)
     ops.run("index", "build", "acme", *app.metadata)
@@ -499,18 +526,9 @@ def test_ctrl_c_stops_a_replacement_and_the_same_command_goes_on(postgres_app: A
     ops.run("index", "build", "acme", *app.metadata)
     ops.run(*rotate)
     later(ops, minutes=6)
-    with app.engine.connect() as connection:
-        connection.execute(text("SELECT 1 FROM patients WHERE id = 7 FOR UPDATE"))
-        process = pii_vault_process(*rotate, **ops.settings)
-        waits = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-        with app.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
-            wait_until(lambda: looking.scalar(waits) or process.poll() is not None)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-        connection.rollback()
-    ops.outputs += [out, err]
-    assert (process.returncode, out) == (130, "")
-    assert err == "pii-vault: stopped: 0 of 20 rows of tenant 'acme' are done; the same command goes on from there\n"
+    assert stopped_at_row(app, 7, *rotate) == (
+        "pii-vault: stopped: 0 of 20 rows of tenant 'acme' are done; the same command goes on from there\n"
+    )
     assert app.found(7) == 1
     assert ops.json("index rotate", *rotate[2:])["rows_left"] == 0
 
@@ -587,6 +605,7 @@ def test_a_failure_is_one_line_that_names_what_and_the_way_out(
 ) -> None:
     ops, commands = local_app.ops, ("status", "build", "rotate")
     empty = f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+    ops.run("tenant", "add", "glob")
     for command in commands:
         told = ops.fails("index", command, "nobody", *local_app.metadata)
         assert "no tenant 'nobody' is registered" in told
@@ -600,7 +619,7 @@ def test_a_failure_is_one_line_that_names_what_and_the_way_out(
         assert PASSWORD not in told
         if command != "rotate":
             told = ops.fails("index", command, "--all", *local_app.metadata, PII_VAULT_APPLICATION_URL=empty)
-            assert "table 'patients' cannot be read" in told
+            assert told.startswith("table 'patients' cannot be read")
     ops.alter(delete(keys).where(keys.c.purpose == "index"))
     for command in ("build", "rotate"):
         told = ops.fails("index", command, "acme", *local_app.metadata)
