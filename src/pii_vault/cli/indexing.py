@@ -169,7 +169,7 @@ def index_drop(
     asked.
     """
     store = options.key_store(database_url)
-    dropped = store.drop_ready(name, context, slot)
+    dropped = store.unset_ready(name, context, slot)
     if json:
         output.show_json("index drop", IndexDropped(name, context, slot, dropped))
     elif dropped:
@@ -178,7 +178,7 @@ def index_drop(
             "token"
         )
     else:
-        searched = [f"slot {each.number} of {each.context!r}" for each in store.load(name).ready]
+        searched = [f"slot {each.number} of {each.context!r}" for each in store.load(name).slots if each.ready_at]
         output.show_text(
             f"slot {slot} of {context!r} was not searched for tenant {name}; "
             + (f"searched are {', '.join(searched)}" if searched else "no slot is")
