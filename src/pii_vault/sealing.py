@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NoReturn, TypeAlias
 
 from . import primitives
@@ -78,6 +79,7 @@ class Keyset:
         slots: What is known of the slots of sealed values, by column and number.
         declared: What was written down of them before this keyset sealed: columns with their slots.
         searched: What a query has looked for with this keyset, after it was made sure that nothing is missed.
+        doubted: The columns and slots that were known to be ready until a value was met that has no token there.
     """
 
     __slots__ = (
@@ -92,6 +94,7 @@ class Keyset:
         "checked_until",
         "deadline",
         "declared",
+        "doubted",
         "ended",
         "good_until",
         "identity",
@@ -149,6 +152,7 @@ class Keyset:
         self.lookups: Final[dict[object, Tokens]] = {}
         self.slots: Final = {(slot.context, slot.number): slot for slot in slots}
         self.declared: Final[set[object]] = set()
+        self.doubted: Final[set[tuple[str, int]]] = set()
         self.searched: Final[set[object]] = set()
         self.index_generation: Final = index_generation
         self._keys: Final = dict(keys)
@@ -176,12 +180,18 @@ class Keyset:
     def count_with(self, allowance: Allowance) -> None:
         """Count what is sealed from now on with another allowance."""
         self.allowance = allowance
-        self.prepare_anew()
-
-    def prepare_anew(self) -> None:
-        """Drop what was prepared for sealing: whether a column may be sealed has to be looked at once more."""
         self.sealings.clear()
         self.indexed_sealings.clear()
+
+    def now_ready(self, slot: SlotRecord) -> None:
+        """Take note that all values of a column have their token in a slot.
+
+        Whether the column may be sealed is looked at once more, and so is what values without that token mean.
+        """
+        self.slots[slot.context, slot.number] = slot
+        self.doubted.discard((slot.context, slot.number))
+        for prepared in (self.sealings, self.indexed_sealings, self.indexed_openings):
+            prepared.clear()
 
     @property
     def versions(self) -> frozenset[int]:
@@ -224,6 +234,18 @@ class Keyset:
         """Prepare the opening of one column's values with exactly these 10 header bytes, which name no tokens."""
         subkey = self._subkey(header[0], int.from_bytes(header[5:7], "big"), context)
         return primitives.opener(subkey.reveal()), value_aad(header, self.identity, context)
+
+    def doubt(self, context: str, header: Header) -> None:
+        """Take a value without tokens, in a column that is searched by them, as a sign that more may lack theirs.
+
+        Its table was restored from a backup, or somebody has written past everything. The next search looks.
+        """
+        for (column, number), known in list(self.slots.items()):
+            live = header.tokens > number and header.index_generation in self._index_keys
+            if column == context and known.ready_at is not None and not live:
+                self.slots[column, number] = replace(known, ready_at=None, settled=False)
+                self.doubted.add((column, number))
+                self.searched.clear()
 
     def indexed_opening(self, context: str, header: bytes) -> IndexedOpening:
         """Prepare the opening of one column's values with exactly these 10 header bytes."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import String, create_engine, event, select
+from sqlalchemy import String, create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.world import World
 
@@ -190,3 +190,30 @@ def test_a_database_in_memory_has_one_connection_for_both(tmp_path: Any) -> None
             connection.rollback()
             assert connection.scalars(select(customers.c.email)).all() == ["Ada", "Bob"]
     vault.close()
+
+
+def test_a_table_that_was_restored_is_searched_no_longer_once_a_value_without_token_is_met(world: World) -> None:
+    write(world, PLAIN, "Ada", "Bob")
+    backup = rows(world)
+    assert build(world, INDEX) == [State.READY]
+    assert found(world, INDEX, INDEX.email == "Bob") == ["Bob"]
+    restore(world, backup)
+    assert found(world, INDEX, INDEX.email == "Bob") == []  # nobody can know it yet
+    assert found(world, INDEX, INDEX.id > 0) == ["Ada", "Bob"]
+    with pytest.raises(IndexNotReadyError, match="0 of 2"):
+        found(world, INDEX, INDEX.email == "Bob")
+    assert [each.ready_at for each in world.vault._store.load("acme").slots] == [None]
+    assert build(world, INDEX) == [State.READY]
+    assert found(world, INDEX, INDEX.email == "Bob") == ["Bob"]
+
+
+def rows(world: World) -> list[Any]:
+    with world.engine.connect() as connection:
+        return list(connection.execute(text("SELECT id, email FROM customers")))
+
+
+def restore(world: World, backup: list[Any]) -> None:
+    with world.engine.begin() as connection:
+        for number, sealed in backup:
+            change = text("UPDATE customers SET email = :sealed WHERE id = :id")
+            connection.execute(change, {"sealed": bytes(sealed), "id": number})

@@ -250,8 +250,7 @@ class Keyring:
             self._notices.heard(self._store.set_ready(keyset.tenant, slot))
         except KeyStoreError:
             return  # who looks next looks for himself
-        keyset.slots[slot.context, slot.number] = slot
-        keyset.prepare_anew()
+        keyset.now_ready(slot)
 
     def found_missing(self, keyset: Keyset, slot: SlotRecord) -> None:
         """Take back that all values have it."""

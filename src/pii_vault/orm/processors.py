@@ -317,6 +317,7 @@ def _open_carefully(
         header, keyset = sealed[:HEADER_BYTES], scope.keyset
         # In a scope that threads share, another one may have put a keyset in its place that lacks this version.
         if keyset is not None and parse(sealed).version in keyset.versions:
+            keyset.doubt(context, parse(sealed))
             keyset.indexed_openings.setdefault(slot, {})[header] = keyset.indexed_opening(context, header)
             if not sealed[9]:  # no tokens: ten bytes of header tell all that is needed next time
                 keyset.openings.setdefault(slot, {})[header] = keyset.opening(context, header)

@@ -111,7 +111,7 @@ def _look(
 ) -> None:
     if connection.execute(lacking.any(), execution_options=options).first() is None:
         return
-    if slot.settled:  # it was ready until now
+    if slot.settled or (slot.context, slot.number) in keyset.doubted:  # it was ready until now
         off_the_loop(partial(scope.keyring.found_missing, keyset, slot))
     missing, total = map(int, connection.execute(lacking.counts(), execution_options=options).one())
     raise not_ready(scope.tenant, lacking.searched, missing, total)
