@@ -352,7 +352,7 @@ class Keyset:
         Raises:
             BlindIndexError: a slot that is searched would lack its token, or holds something else than is declared.
         """
-        for (column, number), known in self.slots.items():
+        for (column, number), known in list(self.slots.items()):  # another thread may be adding to them
             if column != context:
                 continue
             slot = slots[number] if number < len(slots) else None
