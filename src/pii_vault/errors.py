@@ -28,7 +28,8 @@
     ├── AuditError                      the audit log is not what was written
     ├── KeyStateError                   the key's state forbids this use
     ├── KeyStoreError                   the key store's database failed or does not fit this release
-    │   └── KeyStoreBehindError         a replica was asked that does not know yet what the primary knows: try again
+    │   ├── KeyStoreBehindError         a replica was asked that does not know yet what the primary knows: try again
+    │   └── KeyStoreBusyError           somebody else is writing to the SQLite file, perhaps the caller: try again
     └── KmsError                        the KMS did not do what was asked; one of five classes
         ├── KmsDeniedError              the customer said no: fail closed, at once
         ├── KmsUnavailableError         outage or throttling: the one that a retry can help
@@ -206,6 +207,12 @@ class KeyStoreError(PiiVaultError):
 
 class KeyStoreBehindError(KeyStoreError):
     """The database that was asked is a replica, and behind the primary; nothing is wrong with the keys."""
+
+    retryable = True
+
+
+class KeyStoreBusyError(KeyStoreError):
+    """The key store is a SQLite database that somebody else is writing to, perhaps the caller's own transaction."""
 
     retryable = True
 

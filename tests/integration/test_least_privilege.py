@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, String, create_engine, event, select, text
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.world import World
 
@@ -142,7 +143,7 @@ def test_whoever_completes_indexes_needs_what_the_page_of_the_command_says(
         session.add(Person(email="ada@example.com"))
     build = (
         *("UPDATE (evicted) ON pii_vault_tenants", "UPDATE (evictions) ON pii_vault_application"),
-        *("INSERT, DELETE ON pii_vault_ready_slots", "UPDATE ON pii_vault_key_use"),
+        *("UPDATE ON pii_vault_index_slots", "INSERT ON pii_vault_index_slots", "UPDATE ON pii_vault_key_use"),
     )
 
     def complete(*grants: str) -> bool:
@@ -150,12 +151,32 @@ def test_whoever_completes_indexes_needs_what_the_page_of_the_command_says(
         vault = Vault(engine, kms=world.kms)
         return vault.build_index("acme", metadata=Later.metadata, engine=engine).complete
 
+    with pytest.raises(KeyStoreError, match=r"InsufficientPrivilege.*docs/security\.md"):
+        complete(*build[:3], *build[4:])
     for number in range(3):
         assert not complete(*build[:number], *build[number + 1 :]), build[number]
     assert complete(*build)
-    Vault(as_role("SELECT ON {tables}", *build[:2], "DELETE ON pii_vault_ready_slots"), kms=world.kms).drop_index(
-        "acme", "people.email", 0
-    )
+    Vault(as_role("SELECT ON {tables}", *build[:3]), kms=world.kms).drop_index("acme", "people.email", 0)
     reader = as_role("SELECT ON {tables}")
     (status,) = Vault(reader, kms=world.kms).index_status("acme", metadata=Later.metadata, engine=reader)
     assert (status.missing, status.total) == (0, 1)
+
+
+def test_an_application_that_writes_tokens_has_to_be_able_to_say_what_they_are(
+    world: World, as_role: Callable[..., Engine]
+) -> None:
+    numbers = count(100)
+    key, owner = Column("id", Integer, primary_key=True), Column("tenant_id", String)
+    later = Table("people", MetaData(), key, owner, Column("email", EncryptedString(index=True)))
+
+    def write(*grants: str) -> None:
+        engine = as_role("SELECT ON {tables}", "UPDATE ON pii_vault_key_use", "INSERT ON people", *grants)
+        vault = Vault(engine, kms=world.kms)
+        vault.attach(engine, tenant_column="tenant_id")
+        with vault.tenant("acme"), engine.begin() as connection:
+            connection.execute(later.insert().values(id=next(numbers), tenant_id="acme", email="ada@example.com"))
+
+    with pytest.raises(KeyStoreError, match="InsufficientPrivilege"):
+        write()
+    write("INSERT ON pii_vault_index_slots")
+    write()  # it stands there by now

@@ -64,8 +64,8 @@ def test_a_kms_error_keeps_code_and_operation() -> None:
         assert (twin.code, twin.operation, twin.hint) == ("DisabledException", "Decrypt", "ask")
 
 
-def test_only_outages_our_own_credentials_and_a_replica_that_lags_can_heal_without_anybody() -> None:
-    healing = {"KmsUnavailableError", "KmsCredentialsError", "KeyStoreBehindError"}
+def test_only_outages_our_own_credentials_a_replica_that_lags_and_a_locked_file_can_heal_without_anybody() -> None:
+    healing = {"KmsUnavailableError", "KmsCredentialsError", "KeyStoreBehindError", "KeyStoreBusyError"}
     assert {kind.__name__ for kind in ALL if kind.retryable} == healing
     assert KmsUnavailableError("later").retryable
 

@@ -19,7 +19,7 @@ from typing import Final
 from weakref import WeakSet
 
 from ..blind_index import Slot, SlotRecord, contents
-from ..errors import ConfigurationError, KeyStoreError
+from ..errors import ConfigurationError, KeyStoreBusyError, KeyStoreError
 from ..hierarchy import Kek
 from ..keys import KekRecord, TenantRecord
 from ..keystore import KeyStore
@@ -225,6 +225,7 @@ class Keyring:
 
         Raises:
             BlindIndexError: they may not be sealed so; nothing is written down then.
+            KeyStoreError: it cannot be written down.
         """
         keyset.check_slots(context, slots)
         unknown = [
@@ -236,7 +237,7 @@ class Keyring:
         if unknown:
             try:
                 found = self._store.declare_slots(keyset.tenant, context, [contents(slot) for slot in slots])
-            except KeyStoreError:
+            except KeyStoreBusyError:
                 return
             keyset.slots.update({(context, each.number): each for each in found})
         keyset.declared.add((context, slots))

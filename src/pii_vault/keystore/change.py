@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from ..blind_index import SlotRecord
 from ..chain import ChainRecord, Entry
@@ -175,12 +175,15 @@ class Change:
         found = self._connection.execute(select(index_slots).where(*mine))
         return {each.number: slot_record(each) for each in found}
 
-    def set_slot(self, slot: SlotRecord) -> None:
-        """Store what is known of a slot, in place of what was."""
-        mine = (index_slots.c.context == slot.context, index_slots.c.number == slot.number)
-        self._connection.execute(delete(index_slots).where(index_slots.c.tenant_uid == self._uid, *mine))
-        row = {"index_name": slot.index, **values(slot, ("context", "number", "form", "ready_at", "settled"))}
-        self._connection.execute(insert(index_slots).values(tenant_uid=self._uid, **row))
+    def set_slot(self, slot: SlotRecord, *, new: bool) -> None:
+        """Store what is known of a slot: of a new one, or in place of what was known."""
+        row = {"index_name": slot.index, **values(slot, ("form", "ready_at", "settled"))}
+        mine = {"tenant_uid": self._uid, "context": slot.context, "number": slot.number}
+        if new:
+            self._connection.execute(insert(index_slots).values(**mine, **row))
+        else:
+            this = (index_slots.c[name] == value for name, value in mine.items())
+            self._connection.execute(update(index_slots).where(*this).values(**row))
 
     # Its audit chain.
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..blind_index import NOTHING, SlotRecord
 from ..chain import Entry
-from ..errors import ConfigurationError, KeyLimitError, KeyStoreError
+from ..errors import ConfigurationError, KeyLimitError, KeyStoreBusyError, KeyStoreError
 from ..keys import USE_LIMIT, Purpose, TenantRecord
 from . import rows, schema
 from .change import Change, SupersededError
@@ -58,6 +58,10 @@ _HINTS: Final = {
 
 
 _TABLES_MAY_BE_MISSING: Final = frozenset(("SQLITE_ERROR", "UndefinedTable", "ProgrammingError"))
+
+
+_MORE_WRITES: Final = 3
+"""How often something is written down again that another process was faster with."""
 
 
 class KeyStore:
@@ -208,20 +212,25 @@ class KeyStore:
             slots: By number, the index's name and the text of the form; `NOTHING` for an empty place.
 
         Raises:
-            KeyStoreError: the key store cannot be written now.
+            KeyStoreBusyError: it cannot be written just now.
+            KeyStoreError: it cannot be written.
         """
         self._check_apart()
-        with self._transaction() as connection, _impatient(connection):
-            change = Change(connection, tenant_uid(connection, name))
-            change.lock()
-            known = change.slots(context)
-            for number, (index, form) in enumerate(slots):
-                record = known.get(number)
-                given_up = record is not None and (index, form) == NOTHING and record.ready_at is None
-                if record is None or (given_up and record.form):
-                    known[number] = SlotRecord(context, number, index, form)
-                    change.set_slot(known[number])
-            return list(known.values())
+        for _ in range(_MORE_WRITES):
+            try:
+                with self._transaction() as connection, _impatient(connection):
+                    change = Change(connection, tenant_uid(connection, name))
+                    known = change.slots(context)
+                    for number, (index, form) in enumerate(slots):
+                        record = known.get(number)
+                        given_up = record is not None and (index, form) == NOTHING and record.ready_at is None
+                        if record is None or (given_up and record.form):
+                            known[number] = SlotRecord(context, number, index, form)
+                            change.set_slot(known[number], new=record is None)
+                    return list(known.values())
+            except IntegrityError:
+                continue  # another process was first: what it has written counts
+        raise KeyStoreError(f"the slots of {context!r} cannot be written down", hint="look at the database's own log")
 
     def set_ready(self, name: str, slot: SlotRecord) -> int:
         """Write down that all of a tenant's values have their token in a slot; return the number of the eviction.
@@ -238,7 +247,7 @@ class KeyStore:
             known = change.slots(slot.context).get(slot.number)
             if known is not None and (known.index, known.form) != (slot.index, slot.form):
                 raise KeyStoreError(f"slot {slot.number} of {slot.context!r} holds other tokens")
-            change.set_slot(slot)
+            change.set_slot(slot, new=known is None)
             return change.evict()
 
     def unset_ready(self, name: str, context: str, number: int) -> bool:
@@ -249,7 +258,7 @@ class KeyStore:
             known = change.slots(context).get(number)
             if known is None or known.ready_at is None:
                 return False
-            change.set_slot(replace(known, ready_at=None, settled=False))
+            change.set_slot(replace(known, ready_at=None, settled=False), new=False)
             change.evict()
             return True
 
@@ -258,7 +267,7 @@ class KeyStore:
         pool = self._engine.pool
         # Not by taking the connection: giving it back would roll back what the application has written.
         if isinstance(pool, StaticPool) and getattr(pool.connection.dbapi_connection, "in_transaction", True):
-            raise KeyStoreError("the key store's only connection is in a transaction", hint="commit it first")
+            raise KeyStoreBusyError("the key store's only connection is in a transaction", hint="commit it first")
 
     def evicted(self, after: int | None) -> tuple[int, list[str]]:
         """Return the number of the last eviction, and the names of the tenants evicted after a number.
@@ -402,6 +411,8 @@ class KeyStore:
 
     def _unusable(self, failure: str) -> KeyStoreError:
         hint = _HINTS.get(failure, "check that the database can be reached")
+        if failure == "SQLITE_BUSY":
+            return KeyStoreBusyError(f"the key store failed with {failure}", hint=hint)
         if failure not in _TABLES_MAY_BE_MISSING:  # a database that does not answer is not to be waited for twice
             return KeyStoreError(f"the key store failed with {failure}", hint=hint)
         try:
@@ -442,7 +453,7 @@ def _impatient(connection: Connection) -> Iterator[None]:
         return
     if getattr(connection.connection.dbapi_connection, "in_transaction", False):
         # A database in memory has one connection for all. To commit here would commit what somebody else is writing.
-        raise KeyStoreError("the key store's only connection is in a transaction", hint="commit it first")
+        raise KeyStoreBusyError("the key store's only connection is in a transaction", hint="commit it first")
     patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
     connection.exec_driver_sql("PRAGMA busy_timeout = 0")
     try:
