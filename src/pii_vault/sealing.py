@@ -77,7 +77,7 @@ class Keyset:
         indexed_openings: Likewise.
         lookups: Likewise: what makes the tokens that a query asks for.
         slots: What is known of the slots of sealed values, by column and number.
-        declared: What was written down of them before this keyset sealed: columns with their slots.
+        declared: The tables whose columns' slots were written down before this keyset sealed for them.
         searched: What a query has looked for with this keyset, after it was made sure that nothing is missed.
         doubted: The columns and slots that were known to be ready until a value was met that has no token there.
     """

@@ -217,11 +217,14 @@ class Keyring:
 
     # What stands in sealed values, and is searched.
 
-    def declare(self, keyset: Keyset, context: str, slots: Sequence[Slot | None]) -> None:
+    def declare(self, keyset: Keyset, context: str, slots: Sequence[Slot | None]) -> bool:
         """Write down what values of a column hold in their slots, before the first of them is sealed with a keyset.
 
-        Where the key store cannot be written now, the next statement tries again: a SQLite file may be locked by the
-        very transaction that is about to seal.
+        Where it cannot be written just now, the next statement tries again: a SQLite file may be locked by the very
+        transaction that is about to seal.
+
+        Returns:
+            Whether it stands there.
 
         Raises:
             BlindIndexError: they may not be sealed so; nothing is written down then.
@@ -238,9 +241,9 @@ class Keyring:
             try:
                 found = self._store.declare_slots(keyset.tenant, context, [contents(slot) for slot in slots])
             except KeyStoreBusyError:
-                return
+                return False
             keyset.slots.update({(context, each.number): each for each in found})
-        keyset.declared.add((context, slots))
+        return True
 
     def found_ready(self, keyset: Keyset, slot: SlotRecord) -> None:
         """Write down that all values of a column have their token in a slot, if the key store can be written now.

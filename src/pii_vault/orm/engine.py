@@ -273,9 +273,10 @@ class _Hooks:
         # The key store may work on the same engine; what fetches keys must not wait for keys.
         if scope is None or OWN_STATEMENTS in connection.get_execution_options():
             return
-        refusal, need, facts = None, 0, None
+        refusal, need, facts, table = None, 0, None, None
         if isinstance(statement, Insert | Update) and isinstance(statement.table, Table):
-            rows, facts = multiparams or [params or {}], self._facts_about(statement.table)
+            table = statement.table
+            rows, facts = multiparams or [params or {}], self._facts_about(table)
             refusal, need = _row_refusal(scope, statement, facts.tenant_key, rows), facts.sealed * len(rows)
             del rows
         # Errors leave this frame from here on, and a traceback shows the locals of every frame.
@@ -286,7 +287,7 @@ class _Hooks:
             raise refusal
         warm(scope, need)
         if facts is not None and facts.searched:
-            _declare(scope, facts.searched)
+            _declare(scope, table, facts.searched)
 
     def before_cursor_execute(
         self, connection: Connection, _cursor: Any, sql: str, _parameters: Any, context: Any, _many: bool
@@ -356,12 +357,13 @@ class _Facts(NamedTuple):
     searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]
 
 
-def _declare(scope: Scope, searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]) -> None:
-    """Have it written down what values will hold in their slots, before the first is sealed."""
-    keyset = scope.renew()
-    for context, slots in searched:
-        if (context, slots) not in keyset.declared:
-            readiness.off_the_loop(partial(scope.keyring.declare, keyset, context, slots))
+def _declare(scope: Scope, table: Any, searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]) -> None:
+    """Have it written down what a table's values will hold in their slots, before the first is sealed."""
+    keyset = scope.keyset or scope.renew()
+    if table not in keyset.declared:
+        declare = partial(scope.keyring.declare, keyset)
+        if all(readiness.off_the_loop(partial(declare, context, slots)) for context, slots in searched):
+            keyset.declared.add(table)
 
 
 def _refuse_duplicates(connection: Connection, scope: Scope, context: Any, *, others: int) -> None:

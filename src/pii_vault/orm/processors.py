@@ -98,7 +98,7 @@ def open_processor(attachment: Attachment, context: str, how: Encoding[Any]) -> 
 
 def indexed_seal_processor(attachment: Attachment, context: str, how: Encoding[Any], slots: Slots) -> Processor:
     """Return the function that seals the values of a column with tokens."""
-    encode = how.encode
+    encode, places = how.encode, _places(context, how, slots)
     scope, default = current.get, attachment.default
     monotonic = attachment.keyring.clock.monotonic
 
@@ -108,7 +108,7 @@ def indexed_seal_processor(attachment: Attachment, context: str, how: Encoding[A
         try:
             keyset: Any = (scope() or default).keyset  # type: ignore[union-attr]
             number, plaintext = encode(value)
-            header, encrypt, before, after, ivs, tokens = keyset.indexed_sealings[number, context, slots]
+            header, encrypt, before, after, ivs, tokens = keyset.indexed_sealings[places[number]]
             if monotonic() < keyset.checked_until:
                 start = header + tokens(value)
                 for iv in ivs:
@@ -235,6 +235,12 @@ def _slot(context: str, how: Encoding[Any]) -> str:
     return " ".join(str(codec.id) for codec in how.codecs) + " " + context
 
 
+def _places(context: str, how: Encoding[Any], slots: Slots) -> dict[int, str]:
+    """Name the places of a column with tokens in a keyset, by codec: text, whose hash is computed once."""
+    tokens = ",".join("" if slot is None else f"{slot.number} {slot.index} {slot.form.text}" for slot in slots)
+    return {codec.id: f"{codec.id} {tokens} {context}" for codec in how.codecs}
+
+
 def _seal_carefully(
     attachment: Attachment, context: str, how: Encoding[Any], slot: str, value: Any
 ) -> bytes | PiiVaultError:
@@ -265,7 +271,8 @@ def _seal_indexed_carefully(
         number, plaintext = how.encode(value)
         keyset = scope.renew()
         iv = scope.keyring.next_iv(keyset)
-        prepared = keyset.indexed_sealings[number, context, slots] = keyset.indexed_sealing(context, number, slots)
+        place = _places(context, how, slots)[number]
+        prepared = keyset.indexed_sealings[place] = keyset.indexed_sealing(context, number, slots)
         header, encrypt, before, after, _, tokens = prepared
         start = header + tokens(value)
         return start + iv + encrypt(iv, plaintext, before + start + after)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -36,6 +36,8 @@ from ..errors import BlindIndexError, IndexNotReadyError
 from ..scope import Scope, in_greenlet
 from ..sealing import Keyset, other_tokens
 from .search import Searched
+
+ResultT = TypeVar("ResultT")
 
 SETTLED_AFTER: Final = timedelta(days=1)
 """Longer than any process goes on sealing as it did, and any transaction in which it has done so stays open."""
@@ -71,7 +73,7 @@ def require(
         IndexNotReadyError: some values have no token.
         BlindIndexError: the tokens there are made in another way, or of two generations of index keys.
     """
-    keyset = scope.renew()
+    keyset = scope.keyset or scope.renew()
     if compares_tokens and len(keyset.index_generations) > 1:
         raise BlindIndexError(
             f"the index key of tenant {scope.tenant!r} is being replaced, and until that is done equal values can have "
@@ -179,9 +181,9 @@ def _part(stored: ColumnElement[bytes], place: tuple[int, int]) -> ColumnElement
     return func.substr(stored, *place, type_=LargeBinary)
 
 
-def off_the_loop(write: Callable[[], None]) -> None:
+def off_the_loop(write: Callable[[], ResultT]) -> ResultT:
     """Write to the key store, in a thread where there is an event loop."""
     if in_greenlet():
-        concurrency.await_only(asyncio.to_thread(write))
-    else:
-        write()
+        result: ResultT = concurrency.await_only(asyncio.to_thread(write))
+        return result
+    return write()
