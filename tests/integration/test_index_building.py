@@ -162,6 +162,20 @@ def test_a_row_that_cannot_be_opened_is_named_and_the_others_are_done(world: Wor
     assert found(world, Person.ssn == "000000007") == [7]
 
 
+def test_what_another_tenant_has_sealed_is_never_touched(world: World) -> None:
+    """Not even where it stands in a row that is sealed anew."""
+    people = table("people", column("id"), column("email", LargeBinary))
+    with world.engine.begin() as connection:
+        foreign = bytes(connection.scalar(select(people.c.email).where(people.c.id == 21)))
+        connection.execute(update(people).where(people.c.id == 5).values(email=foreign))
+    built = build(world)
+    assert built.problems == ()
+    assert built.complete
+    with world.engine.connect() as connection:
+        assert bytes(connection.scalar(select(people.c.email).where(people.c.id == 5))) == foreign
+    assert found(world, Person.ssn == "000000004") == [4]
+
+
 def test_two_rows_of_one_value_are_named_where_the_index_is_unique(world: World) -> None:
     with world.session() as session:
         session.add(OldPerson(email="P7@example.com", age=100))

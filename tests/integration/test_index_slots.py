@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.world import World
 
 from pii_vault import BlindIndex, EncryptedString, LastChars, LocalKms, Vault
-from pii_vault.errors import BlindIndexError, IndexNotReadyError
+from pii_vault.blind_index import NOTHING, SlotRecord
+from pii_vault.errors import BlindIndexError, IndexNotReadyError, KeyStoreError
 from pii_vault.reencryption.indexing import State
 
 
@@ -217,3 +219,19 @@ def restore(world: World, backup: list[Any]) -> None:
         for number, sealed in backup:
             change = text("UPDATE customers SET email = :sealed WHERE id = :id")
             connection.execute(change, {"sealed": bytes(sealed), "id": number})
+
+
+def test_the_key_store_itself_keeps_what_a_slot_holds(world: World) -> None:
+    """As when another process was faster, and this one's keyset does not know."""
+    write(world, INDEX, "Ada")
+    assert build(world, INDEX) == [State.READY]
+    store = world.vault._store
+    (known,) = store.load("acme").slots
+    assert known.ready_at is not None
+    for contents in (NOTHING, ("customers.email", "text;casefold/1;whole;128")):
+        assert store.declare_slots("acme", "customers.email", [contents]) == [known]
+    with pytest.raises(KeyStoreError, match=r"slot 0 of 'customers\.email' holds other tokens"):
+        store.set_ready("acme", replace(known, form="text;casefold/1;whole;128"))
+    assert store.load("acme").slots == (known,)
+    assert world.vault.drop_index("acme", "customers.email", 0)
+    assert store.declare_slots("acme", "customers.email", [NOTHING]) == [SlotRecord("customers.email", 0, "", "")]
