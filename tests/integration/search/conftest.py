@@ -8,7 +8,7 @@ from tests.integration.search.models import SEALED, TWIN, some_rows
 from tests.support.world import World, make_world
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
 def _search_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("search")
     engines: list[Engine] = []
@@ -20,12 +20,16 @@ def _search_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             event.listen(engines[-1], "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
         return engines[-1]
 
-    server, name, url = None, "", f"sqlite:///{directory / 'search.sqlite3'}"
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres_server")
+    server, name, url, key_store_url = None, "", f"sqlite:///{directory / 'search.sqlite3'}", None
+    if request.param != "sqlite":
+        server = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
         name = server.create_database()
         url = server.url(name)
-    world = make_world(url, directory, make_engine, SEALED.metadata)
+    if request.param == "mariadb":  # which no key store is on
+        key_store_url = f"sqlite:///{directory / 'keys.sqlite3'}"
+        with make_engine(url).begin() as connection:  # the twin's texts are equal only if they are the same
+            connection.exec_driver_sql(f"ALTER DATABASE {name} COLLATE utf8mb4_nopad_bin")
+    world = make_world(url, directory, make_engine, SEALED.metadata, key_store_url)
     TWIN.metadata.create_all(world.engine)
     yield world
     for engine in engines:

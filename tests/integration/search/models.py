@@ -15,8 +15,8 @@ from sqlalchemy import (
     Boolean,
     Date,
     DateTime,
+    Double,
     Enum,
-    Float,
     ForeignKey,
     LargeBinary,
     Row,
@@ -28,6 +28,7 @@ from sqlalchemy import (
     inspect,
     select,
 )
+from sqlalchemy.dialects.mysql import DATETIME, TIME
 from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import (
@@ -71,10 +72,14 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
+MOMENT = DateTime().with_variant(DATETIME(fsp=6), "mariadb")
+HOUR = Time().with_variant(TIME(fsp=6), "mariadb")
+
+
 class Folded(TypeDecorator[str]):
     """What the twin keeps of a text that is found by its normalised form: that form."""
 
-    impl = String
+    impl = String(60)
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Any) -> Any:
@@ -84,7 +89,7 @@ class Folded(TypeDecorator[str]):
 class Money(TypeDecorator[Decimal]):
     """SQLite has no decimals."""
 
-    impl = Float
+    impl = Double
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Any) -> Any:
@@ -97,7 +102,7 @@ class Money(TypeDecorator[Decimal]):
 class Instant(TypeDecorator[dt.datetime]):
     """SQLite has no time zones."""
 
-    impl = DateTime(timezone=False)
+    impl = MOMENT
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Any) -> Any:
@@ -120,7 +125,7 @@ def define(*, sealed: bool) -> SimpleNamespace:
         return encrypted if sealed else plain
 
     class Base(DeclarativeBase):
-        pass
+        type_annotation_map = {str: String(60)}  # MariaDB wants to know
 
     class Customer(Base):
         __tablename__ = f"{prefix}customers"
@@ -129,12 +134,12 @@ def define(*, sealed: bool) -> SimpleNamespace:
         tenant_id: Mapped[str]
         kind: Mapped[str]
         name: Mapped[str | None]
-        email: Mapped[str | None] = mapped_column(either(EncryptedString(index=EMAIL), String()))
-        sponsor: Mapped[str | None] = mapped_column(either(EncryptedString(index=EMAIL), String()))
+        email: Mapped[str | None] = mapped_column(either(EncryptedString(index=EMAIL), String(60)))
+        sponsor: Mapped[str | None] = mapped_column(either(EncryptedString(index=EMAIL), String(60)))
         nick: Mapped[str | None] = mapped_column(either(EncryptedString(index=NICK), Folded()))
         alias: Mapped[str | None] = mapped_column(either(EncryptedString(index=NICK), Folded()))
         code: Mapped[str | None] = mapped_column(
-            either(EncryptedString(index=BlindIndex(unique=True)), String()), unique=None if sealed else True
+            either(EncryptedString(index=BlindIndex(unique=True)), String(60)), unique=None if sealed else True
         )
         contact: Mapped[str | None] = mapped_column(
             either(
@@ -147,26 +152,26 @@ def define(*, sealed: bool) -> SimpleNamespace:
                         "weak": BlindIndex(part=LastChars(4), bits=1),
                     },
                 ),
-                String(),
+                String(60),
             )
         )
         age: Mapped[int | None] = mapped_column(either(EncryptedInteger(index=True), BigInteger()))
-        score: Mapped[float | None] = mapped_column(either(EncryptedFloat(index=True), Float()))
+        score: Mapped[float | None] = mapped_column(either(EncryptedFloat(index=True), Double()))
         price: Mapped[Decimal | None] = mapped_column(either(EncryptedNumeric(index=True), Money()))
         born: Mapped[dt.date | None] = mapped_column(either(EncryptedDate(index=True), Date()))
-        wakes: Mapped[dt.time | None] = mapped_column(either(EncryptedTime(index=True), Time()))
+        wakes: Mapped[dt.time | None] = mapped_column(either(EncryptedTime(index=True), HOUR))
         seen: Mapped[dt.datetime | None] = mapped_column(
             either(EncryptedDateTime(timezone=True, index=True), Instant())
         )
-        made: Mapped[dt.datetime | None] = mapped_column(either(EncryptedDateTime(index=True), DateTime()))
+        made: Mapped[dt.datetime | None] = mapped_column(either(EncryptedDateTime(index=True), MOMENT))
         device: Mapped[uuid.UUID | None] = mapped_column(either(EncryptedUUID(index=True), Uuid()))
         photo: Mapped[bytes | None] = mapped_column(either(EncryptedBytes(index=True), LargeBinary()))
         vip: Mapped[bool | None] = mapped_column(either(EncryptedBoolean(index=FEW), Boolean()))
         shade: Mapped[Shade | None] = mapped_column(
             either(EncryptedEnum(Shade, index=FEW), Enum(Shade, native_enum=False))
         )
-        weak: Mapped[str | None] = mapped_column(either(EncryptedString(index=BlindIndex(bits=1)), String()))
-        note: Mapped[str | None] = mapped_column(either(EncryptedString(), String()))
+        weak: Mapped[str | None] = mapped_column(either(EncryptedString(index=BlindIndex(bits=1)), String(60)))
+        note: Mapped[str | None] = mapped_column(either(EncryptedString(), String(60)))
 
         mail: Mapped[str | None] = synonym("email")
 
@@ -181,14 +186,14 @@ def define(*, sealed: bool) -> SimpleNamespace:
         __tablename__ = f"{prefix}companies"
         __mapper_args__ = {"polymorphic_identity": "company"}
         id: Mapped[int] = mapped_column(ForeignKey(Customer.id), primary_key=True)
-        vat: Mapped[str | None] = mapped_column(either(EncryptedString(index=EMAIL), String()))
+        vat: Mapped[str | None] = mapped_column(either(EncryptedString(index=EMAIL), String(60)))
 
     class Order(Base):
         __tablename__ = f"{prefix}orders"
         id: Mapped[int] = mapped_column(primary_key=True)
         tenant_id: Mapped[str]
         item: Mapped[str]
-        email: Mapped[str | None] = mapped_column(either(EncryptedString(index=EMAIL), String()))
+        email: Mapped[str | None] = mapped_column(either(EncryptedString(index=EMAIL), String(60)))
         nick: Mapped[str | None] = mapped_column(either(EncryptedString(index=NICK), Folded()))
         total: Mapped[Decimal | None] = mapped_column(either(EncryptedNumeric(index=True), Money()))
         customer: Mapped[Any] = relationship(

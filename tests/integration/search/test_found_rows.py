@@ -488,6 +488,10 @@ FOUND: dict[str, Statement] = {
 }
 
 
+NOT_ON_MARIADB = frozenset(("count with filter", "in_ select with a limit", "in_ a union without rows"))
+"""It has no FILTER, and no LIMIT in what IN looks through."""
+
+
 def rows(session: Session, statement: Any, *, ordered: bool) -> list[Any]:
     found = [facts(row) for row in session.execute(statement)]
     return found if ordered else sorted(found, key=repr)
@@ -495,6 +499,8 @@ def rows(session: Session, statement: Any, *, ordered: bool) -> list[Any]:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_a_search_gives_the_rows_that_plaintext_would_give(found_world: World, name: str) -> None:
+    if name in NOT_ON_MARIADB and found_world.engine.dialect.name == "mariadb":
+        pytest.skip("MariaDB has no such clause")
     ordered = "order by" in name
     with found_world.session() as session, session.no_autoflush:
         wanted = rows(session, FOUND[name](TWIN), ordered=ordered)

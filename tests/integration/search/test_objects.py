@@ -147,7 +147,7 @@ def test_the_query_of_old(found_world: World) -> None:
             query.filter_by(age=36, vip=True).count(),
             query.filter(m.Customer.nick.in_(["ada"])).order_by(m.Customer.id).first().id,
             session.query(query.filter(m.Customer.code == "B").exists()).scalar(),
-            [row[0] for row in session.query(m.Order.id).join(m.Customer, m.Customer.email == m.Order.email)],
+            sorted(row[0] for row in session.query(m.Order.id).join(m.Customer, m.Customer.email == m.Order.email)),
             query.filter(m.Customer.email == "bob@x.org").update({"name": "changed"}),
             query.filter(m.Customer.code == "C").with_for_update().one().id,
             session.query(m.Order).filter(m.Order.email == "ada@x.org").delete(),
@@ -155,7 +155,7 @@ def test_the_query_of_old(found_world: World) -> None:
         )
 
     outcome = assert_same(found_world, work)
-    assert sorted(outcome[4]) == [1, 2, 3, 6]
+    assert outcome[4] == [1, 2, 3, 6]
     assert outcome[5] == 1
 
 
@@ -216,14 +216,23 @@ def test_rows_are_updated_and_deleted_by_a_search_and_the_session_knows(
             work(session, SEALED)
 
 
-def test_update_and_delete_return_the_rows_that_they_met(found_world: World) -> None:
+def test_update_returns_the_rows_that_it_met(found_world: World) -> None:
+    if found_world.engine.dialect.name == "mariadb":
+        pytest.skip("MariaDB has no UPDATE ... RETURNING")
+
     def work(session: Session, m: SimpleNamespace) -> Any:
         changed = update(m.Order).where(m.Order.email == "ada@x.org").values(item="x", email="new@x.org")
-        rows = session.execute(changed.returning(m.Order.id, m.Order.email)).all()
-        gone = session.execute(delete(m.Order).where(m.Order.email == "new@x.org").returning(m.Order.id)).all()
-        return sorted(rows), sorted(gone)
+        return sorted(session.execute(changed.returning(m.Order.id, m.Order.email)).all())
 
-    assert assert_same(found_world, work) == ([(1, "new@x.org"), (2, "new@x.org")], [(1,), (2,)])
+    assert assert_same(found_world, work) == [(1, "new@x.org"), (2, "new@x.org")]
+
+
+def test_delete_returns_the_rows_that_it_met(found_world: World) -> None:
+    def work(session: Session, m: SimpleNamespace) -> Any:
+        gone = delete(m.Order).where(m.Order.email == "ada@x.org").returning(m.Order.id, m.Order.email)
+        return sorted(session.execute(gone).all())
+
+    assert assert_same(found_world, work) == [(1, "ada@x.org"), (2, "ada@x.org")]
 
 
 def test_many_searches_update_in_one_statement(found_world: World) -> None:
@@ -274,7 +283,8 @@ def test_rows_are_written_in_bulk_and_found(found_world: World) -> None:
 
 
 def upsert(world: World) -> Any:
-    return {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[world.engine.dialect.name]
+    found = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}.get(world.engine.dialect.name)
+    return found or pytest.skip("MariaDB has upserts of its own kind")
 
 
 def test_upserts_meet_the_row_that_has_the_value(found_world: World) -> None:
@@ -379,6 +389,9 @@ def test_without_a_scope_nothing_is_searched(found_world: World) -> None:
 
 
 def test_asynchronous_drivers_find_the_same_rows(found_world: World) -> None:
+    if not async_urls(found_world.url):
+        pytest.skip("no asynchronous driver of MariaDB is tested")
+
     async def on(url: str) -> None:
         engine = create_async_engine(url)
         sessions = async_sessionmaker(engine)

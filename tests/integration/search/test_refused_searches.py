@@ -382,5 +382,7 @@ def test_a_select_is_refused(found_world: World, name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITES)
 def test_a_write_is_refused(found_world: World, name: str) -> None:
-    upsert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[found_world.engine.dialect.name]
+    upsert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}.get(found_world.engine.dialect.name)
+    if name.startswith("upsert") and upsert is None:
+        pytest.skip("MariaDB has upserts of its own kind")
     assert_refused(found_world, lambda: WRITES[name](upsert))
