@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import BindParameter, Connection, Engine, Table, event
+from sqlalchemy import BindParameter, Connection, Engine, ExceptionContext, Table, event
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.util import concurrency
@@ -21,7 +21,7 @@ from sqlalchemy.util import concurrency
 from ..blind_index import Slot
 from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
 from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
-from . import checker, generated, readiness, search, uniqueness  # noqa: F401 - renders tokens on MariaDB
+from . import checker, generated, readiness, search, uniqueness
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .comparator import refused
 from .processors import Asked
@@ -246,6 +246,8 @@ def attach_engine(engine: Engine, attachment: Attachment) -> None:
     event.listen(engine, "before_execute", hooks.before_execute)
     event.listen(engine, "before_cursor_execute", hooks.before_cursor_execute)
     event.listen(engine, "after_cursor_execute", hooks.after_cursor_execute)
+    if engine.dialect.name in generated.DIALECTS:
+        event.listen(engine, "handle_error", hooks.handle_error, retval=True)
     for end in ("commit", "rollback", "commit_twophase", "rollback_twophase"):
         event.listen(engine, end, hooks.ended)
 
@@ -327,6 +329,10 @@ class _Hooks:
             scope = self._attachment.scope()
             if scope is not None:
                 _refuse_duplicates(connection, scope, context, others=1)
+
+    def handle_error(self, context: ExceptionContext) -> ConfigurationError | None:
+        """Say what is missing where MariaDB knows only that it is called pii_vault_email_0."""
+        return generated.missing(context.original_exception)
 
     def ended(self, connection: Connection, *_: Any) -> None:
         """Forget that a transaction has written, when it has ended."""
