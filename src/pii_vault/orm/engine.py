@@ -318,7 +318,7 @@ class _Hooks:
                 schemas=context.execution_options.get("schema_translate_map"),
             )
         if compiled.unique_values and context.isinsert:
-            _refuse_duplicates(connection, scope, context, others=0)
+            self._refuse_duplicates(connection, scope, context, others=0)
 
     def after_cursor_execute(
         self, connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _many: bool
@@ -328,7 +328,21 @@ class _Hooks:
         if isinstance(compiled, _CheckedCompiler) and compiled.unique_values and context.isupdate:
             scope = self._attachment.scope()
             if scope is not None:
-                _refuse_duplicates(connection, scope, context, others=1)
+                self._refuse_duplicates(connection, scope, context, others=1)
+
+    def _refuse_duplicates(self, connection: Connection, scope: Scope, context: Any, *, others: int) -> None:
+        if len(scope.renew().index_generations) < 2:
+            return  # the database's own index sees them
+        types, rows = context.compiled.unique_values, context.compiled_parameters
+        tenant_column = self._attachment.tenant_column
+        schemas = context.execution_options.get("schema_translate_map")
+        error = uniqueness.check(
+            connection, scope, types, rows, others=others, tenant_column=tenant_column, schemas=schemas
+        )
+        del rows
+        del context
+        if error is not None:
+            raise error
 
     def handle_error(self, context: ExceptionContext) -> ConfigurationError | None:
         """Say what is missing where MariaDB knows only that it is called pii_vault_email_0."""
@@ -370,18 +384,6 @@ def _declare(scope: Scope, table: Any, searched: tuple[tuple[str, tuple[Slot | N
         declare = partial(scope.keyring.declare, keyset)
         if all(readiness.off_the_loop(partial(declare, context, slots)) for context, slots in searched):
             keyset.declared.add(table)
-
-
-def _refuse_duplicates(connection: Connection, scope: Scope, context: Any, *, others: int) -> None:
-    if len(scope.renew().index_generations) < 2:
-        return  # the database's own index sees them
-    types, rows = context.compiled.unique_values, context.compiled_parameters
-    schemas = context.execution_options.get("schema_translate_map")
-    error = uniqueness.check(connection, scope, types, rows, others=others, schemas=schemas)
-    del rows
-    del context
-    if error is not None:
-        raise error
 
 
 def _reads(sql: str) -> bool:

@@ -129,11 +129,10 @@ class Lacking:
         stored = Column(name, LargeBinary)
         columns: list[Any] = [stored]
         mine = [owned(stored, keyset)]
-        owner = home.columns.get(tenant_column) if tenant_column is not None else None
-        if owner is not None and isinstance(owner.type, String):  # where there is an index on it, that is used
-            columns.append(of := Column(owner.name, String))
-            # A row may have been written without saying whose it is. A search finds it, and so must this.
-            mine.append(or_(of == tenant, of.is_(None)) if owner.nullable else of == tenant)
+        whose = of_tenant(home, tenant_column, tenant)
+        if whose is not None:  # where there is an index on it, that is used
+            columns.append(whose[0])
+            mine.append(whose[1])
         self._mine: ColumnElement[bool] = and_(*mine)
         self._lacks = lacking(stored, searched.slot.number + 1, keyset.index_generations)
         # A table of its own: the schema is translated only for a Table.
@@ -152,6 +151,16 @@ class Lacking:
 def owned(stored: ColumnElement[bytes], keyset: Keyset) -> ColumnElement[bool]:
     """Return the condition that a stored value was sealed for a tenant."""
     return _part(stored, _KEYSET) == keyset.identity.keyset_bytes
+
+
+def of_tenant(home: Any, tenant_column: str | None, tenant: str) -> tuple[Column[str], ColumnElement[bool]] | None:
+    """Return a table's tenant column, for a table of one's own, and the condition that a row is a tenant's, or None."""
+    owner = home.columns.get(tenant_column) if tenant_column is not None else None
+    if owner is None or not isinstance(owner.type, String):
+        return None
+    column: Column[str] = Column(owner.name, String)
+    # A row may have been written without saying whose it is. A search finds it, and so must this.
+    return column, or_(column == tenant, column.is_(None)) if owner.nullable else column == tenant
 
 
 def lacking(stored: ColumnElement[bytes], tokens: int, generations: Iterable[int]) -> ColumnElement[bool]:

@@ -12,13 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, LargeBinary, MetaData, Table, func, literal, select
+from sqlalchemy import Column, ColumnElement, Connection, LargeBinary, MetaData, Table, func, literal, select
 
 from ..blind_index import Slot
 from ..envelope import TOKEN_BYTES
 from ..errors import DuplicateValueError
 from ..scope import Scope
 from ..sealing import Keyset
+from . import generated
+from .readiness import of_tenant
+from .tokens import number
 
 
 def written(binds: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def check(
     rows: Sequence[Mapping[str, Any]],
     *,
     others: int,
+    tenant_column: str | None,
     schemas: Any,
 ) -> DuplicateValueError | None:
     """Return the error for a value that more rows have than may; None if there is none.
@@ -47,6 +51,7 @@ def check(
         types: From `written`.
         rows: The parameters, as the application gave them.
         others: How many rows may have a value: 0 before it is inserted, 1 after it was written.
+        tenant_column: The name of the column that says whose row it is, or None.
         schemas: The statement's ``schema_translate_map``.
     """
     keyset = scope.renew()
@@ -56,7 +61,8 @@ def check(
             if slot is None or not slot.unique:
                 continue
             for value in values:
-                if _found(connection, kind.home, slot, _tokens(keyset, slot, value), schemas) > others:
+                tokens, whose = _tokens(keyset, slot, value), (tenant_column, scope.tenant)
+                if _found(connection, kind.home, slot, tokens, whose, schemas) > others:
                     return DuplicateValueError(
                         f"another row has a value that is written to {kind.context!r}, which is unique; two index keys "
                         f"of tenant {scope.tenant!r} live, so the database may not see it",
@@ -70,12 +76,29 @@ def _tokens(keyset: Keyset, slot: Slot, value: Any) -> list[bytes]:
     return [keyset.token(slot.index, slot.form, message, each) for each in sorted(keyset.index_generations)]
 
 
-def _found(connection: Connection, home: Any, slot: Slot, tokens: list[bytes], schemas: Any) -> int:
+def _found(
+    connection: Connection,
+    home: tuple[Table, str],
+    slot: Slot,
+    tokens: list[bytes],
+    whose: tuple[str | None, str],
+    schemas: Any,
+) -> int:
     owner, name = home
-    stored = Column(name, LargeBinary)
+    on_mariadb = connection.dialect.name in generated.DIALECTS
+    held = generated.generated_in(owner, name, slot) if on_mariadb else None
+    stored = Column(name, LargeBinary) if held is None else held
+    token: ColumnElement[bytes] = stored
+    if held is None:  # with its offsets written out, as the index has them
+        token = func.substr(stored, number(slot.start), number(TOKEN_BYTES), type_=LargeBinary)
+    columns: list[Column[Any]] = [stored]
+    conditions: list[ColumnElement[bool]] = [token.in_(tokens)]
+    tenant = of_tenant(owner, *whose)
+    if tenant is not None:  # an index may begin with it
+        columns.append(tenant[0])
+        conditions.append(tenant[1])
     # A table of its own: the schema is translated only for a Table.
-    mine = Table(owner.name, MetaData(), stored, schema=owner.schema)
-    found = func.substr(stored, slot.start, TOKEN_BYTES, type_=LargeBinary).in_(tokens)
-    rows = select(literal(1).label("one")).select_from(mine).where(found).limit(2)
+    mine = Table(owner.name, MetaData(), *columns, schema=owner.schema)
+    rows = select(literal(1).label("one")).select_from(mine).where(*conditions).limit(2)
     count = select(func.count()).select_from(rows.subquery())
     return int(connection.scalar(count, execution_options={"schema_translate_map": schemas}) or 0)
