@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import (
     Column,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -386,6 +387,36 @@ def test_values_stay_unique_meanwhile(world: World, calendar: Calendar) -> None:
         session.add(Person(email="free@example.com"))
         session.execute(update(Person).where(Person.email == "p9@example.com").values(email="P9@example.com"))
     assert found(world, Person.email == "p9@example.com") == [9]
+
+
+def test_values_stay_unique_meanwhile_by_an_index_of_one_s_own(world: World, calendar: Calendar) -> None:
+    own = MetaData()
+    hidden = EncryptedString(index=BlindIndex(create=False))
+    badges = Table(
+        "badges",
+        own,
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", String(60)),
+        Column("number", hidden),
+        Column("room", hidden),
+    )
+    Index("ix_badges_number", badges.c.tenant_id, badges.c.number.blind_index.desc(), unique=True)  # type: ignore[attr-defined]
+    Index("ix_badges_room", badges.c.id, badges.c.room.blind_index, unique=True)  # type: ignore[attr-defined]
+    own.create_all(world.engine)
+
+    def write(number: str) -> None:
+        with world.vault.tenant("acme"), world.engine.begin() as connection:
+            connection.execute(insert(badges), {"tenant_id": "acme", "number": number, "room": "one"})
+
+    write("7")
+    world.vault.rotate_index("acme", metadata=own, engine=world.engine)
+    calendar.now += timedelta(seconds=301)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pii_vault.reencryption.indexing.reseal", lambda *_: [])
+        assert world.vault.rotate_index("acme", metadata=own, engine=world.engine).step is Step.ACTIVATED
+    with pytest.raises(DuplicateValueError, match=r"badges\.number"):
+        write("7")
+    write("8")
 
 
 def test_a_duplicate_that_slipped_through_is_named_in_the_end(world: World, calendar: Calendar) -> None:

@@ -71,7 +71,8 @@ class _CheckedCompiler(SQLCompiler):
             raise refusal
         results = (entry[3] for entry in self._result_columns)
         binds = (bind.type for bind in getattr(self, "binds", {}).values())
-        self.unique_values = uniqueness.written(getattr(self, "binds", {})) if self.isinsert or self.isupdate else {}
+        if self.isinsert or self.isupdate:
+            self.unique_values = uniqueness.written(self.binds, getattr(self, _ATTRIBUTE).tenant_column)
         self.touches_sealed = any(isinstance(kind, EncryptedType | Lookup) for kind in (*results, *binds)) or bool(
             self.searched
         )

@@ -11,7 +11,7 @@ import re
 from copy import copy
 from typing import Any, Final
 
-from sqlalchemy import Alias, Column, ColumnClause, LargeBinary, Table
+from sqlalchemy import Alias, Column, ColumnClause, Index, LargeBinary, Table, UnaryExpression
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql import visitors
@@ -33,7 +33,7 @@ def generated_name(token: TokenOf) -> str:
 
     By its slot: so a name stands for one column and one place in it, and a token can be given another name.
     """
-    return _name(token.column.name, token.slot)
+    return name_of(token.column.name, token.slot)
 
 
 def generated_column(token: TokenOf) -> ColumnClause[Any] | None:
@@ -53,7 +53,7 @@ def generated_column(token: TokenOf) -> ColumnClause[Any] | None:
 
 def generated_in(table: Table, column: str, slot: Slot) -> Column[bytes] | None:
     """Return a new column like the one that holds the tokens of a table's column, or None if no index is over it."""
-    return Column(_name(column, slot), LargeBinary) if _is_indexed(table, column, slot) else None
+    return Column(name_of(column, slot), LargeBinary) if _is_indexed(table, column, slot) else None
 
 
 def missing(error: BaseException | None) -> ConfigurationError | None:
@@ -70,8 +70,20 @@ def missing(error: BaseException | None) -> ConfigurationError | None:
     )
 
 
-def _name(column: str, slot: Slot) -> str:
+def name_of(column: str, slot: Slot) -> str:
+    """Return the name of the generated column for a slot of a column."""
     return f"{PREFIX}{column}_{slot.number}"
+
+
+def parts_of(index: Index) -> list[str | None]:
+    """Return the names of the columns that an index is over, generated ones for tokens; None for another expression."""
+    names: list[str | None] = []
+    for expression in index.expressions:
+        bare: Any = _of_generated(expression)
+        while isinstance(bare, UnaryExpression):  # DESC
+            bare = bare.element
+        names.append(bare.name if isinstance(bare, ColumnClause) else None)
+    return names
 
 
 def _is_indexed(table: Any, column: str, slot: Slot) -> bool:

@@ -24,13 +24,9 @@ from .readiness import of_tenant
 from .tokens import number
 
 
-def written(binds: Mapping[str, Any]) -> dict[str, Any]:
+def written(binds: Mapping[str, Any], tenant_column: str | None) -> dict[str, Any]:
     """Return the types of the parameters that write a column with a unique index, by the parameters' names."""
-    unique = {}
-    for name, bind in binds.items():
-        if any(slot is not None and slot.unique for slot in getattr(bind.type, "slots", None) or ()):
-            unique[name] = bind.type
-    return unique
+    return {name: bind.type for name, bind in binds.items() if _unique_slots(bind.type, tenant_column)}
 
 
 def check(
@@ -57,9 +53,7 @@ def check(
     keyset = scope.renew()
     for name, kind in types.items():
         values = [row[name] for row in rows if row.get(name) is not None]
-        for slot in kind.slots:
-            if slot is None or not slot.unique:
-                continue
+        for slot in _unique_slots(kind, tenant_column):
             for value in values:
                 tokens, whose = _tokens(keyset, slot, value), (tenant_column, scope.tenant)
                 if _found(connection, kind.home, slot, tokens, whose, schemas) > others:
@@ -68,6 +62,26 @@ def check(
                         f"of tenant {scope.tenant!r} live, so the database may not see it",
                     )
     return None
+
+
+def _unique_slots(kind: Any, tenant_column: str | None) -> list[Slot]:
+    """Return the slots of a type in which no two values of a tenant may be the same."""
+    home = getattr(kind, "home", None)
+    if home is None:
+        return []
+    return [each for each in kind.slots if each is not None and (each.unique or _is_unique(home, each, tenant_column))]
+
+
+def _is_unique(home: tuple[Table, str], slot: Slot, tenant_column: str | None) -> bool:
+    """Say whether the model has a unique index over a token alone, or over the tenant and the token, of all rows."""
+    table, column = home
+    mine = generated.name_of(column, slot)
+    for index in table.indexes:
+        parts = set(generated.parts_of(index))
+        of_all_rows = not any(option.endswith("_where") for option in index.dialect_kwargs)
+        if index.unique and of_all_rows and mine in parts and parts - {mine} <= {tenant_column or mine}:
+            return True
+    return False
 
 
 def _tokens(keyset: Keyset, slot: Slot, value: Any) -> list[bytes]:
