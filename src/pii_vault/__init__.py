@@ -16,6 +16,7 @@ from .blind_index import normaliser as normaliser
 from .errors import PiiVaultError as PiiVaultError
 from .kms.aws import AwsKms as AwsKms
 from .kms.local import LocalKms as LocalKms
+from .orm.encrypted_type import EncryptedType as EncryptedType
 from .orm.matching import matching as matching
 from .orm.types import EncryptedArray as EncryptedArray
 from .orm.types import EncryptedBoolean as EncryptedBoolean
@@ -30,6 +31,5 @@ from .orm.types import EncryptedNumeric as EncryptedNumeric
 from .orm.types import EncryptedString as EncryptedString
 from .orm.types import EncryptedText as EncryptedText
 from .orm.types import EncryptedTime as EncryptedTime
-from .orm.types import EncryptedType as EncryptedType
 from .orm.types import EncryptedUUID as EncryptedUUID
 from .vault import Vault as Vault

@@ -12,7 +12,8 @@ import pytest
 from pii_vault.encoding import REGISTRY
 from pii_vault.errors import FormatError
 from pii_vault.orm import types
-from pii_vault.orm.types import EncryptedArray, EncryptedDateTime, EncryptedEnum, EncryptedInteger, EncryptedType
+from pii_vault.orm.encrypted_type import EncryptedType
+from pii_vault.orm.types import EncryptedArray, EncryptedDateTime, EncryptedEnum, EncryptedInteger
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "codecs.md").read_text("utf-8")
 ROW = re.compile(r"^\| `(Encrypted\w+\([^)]*\))` \| (\d+(?:, \d+)*)(.*) \|$", re.MULTILINE)

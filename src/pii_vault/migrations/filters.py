@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import Column
 
+from ..orm.encrypted_type import EncryptedType
 from ..orm.generated import PREFIX, generated_name
 from ..orm.tokens import TokenOf
-from ..orm.types import EncryptedType
 from .parts import named_token, token_in
 
 if TYPE_CHECKING:

@@ -48,8 +48,8 @@ from sqlalchemy.sql.selectable import Exists, SelectBase, Subquery
 
 from . import search
 from .comparator import refused, refused_tokens
+from .encrypted_type import EncryptedType
 from .tokens import TokenBytes, TokenOf, arguments, inexact
-from .types import EncryptedType
 
 
 def sealed(element: Any) -> bool:

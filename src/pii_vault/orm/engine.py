@@ -1,14 +1,14 @@
 """Hooks on an engine: statements are checked as they are compiled, and keys are warm before values are bound.
 
 The compiler of the engine's dialect is replaced by a subclass; engines derived with ``execution_options`` share the
-dialect and so the checks. All I/O happens in ``before_execute``, through SQLAlchemy's greenlet where there is one, so
-that an event loop never waits for the KMS.
+dialect and so the checks. All I/O happens before a statement is executed, through SQLAlchemy's greenlet where there is
+one, so that an event loop never waits for the KMS: keys in ``before_execute``, and what a search relies on after
+compilation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -19,211 +19,15 @@ from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.util import concurrency
 
 from ..blind_index import Slot
-from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError, UnsupportedOperationError
+from ..errors import ConfigurationError, ScopeError, TenantMismatchError
 from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
-from . import checker, generated, readiness, search, uniqueness
+from . import checker, generated, readiness, uniqueness
 from .attachment import _ATTRIBUTE, Attachment, attached
-from .comparator import refused
-from .processors import Asked
-from .tokens import Lookup, Sought, TokenOf
-from .types import EncryptedType
+from .compiler import CheckedCompiler, reads_only
+from .encrypted_type import EncryptedType
 
 _WROTE: Final = "pii_vault.wrote"
 """Where a connection says that its transaction has written, or may have: by text, nobody can tell."""
-
-
-class _CheckedCompiler(SQLCompiler):
-    """The part that is mixed in front of a dialect's own compiler."""
-
-    touches_sealed: bool = False
-    """Whether executing the statement binds or reads sealed values, and so needs a scope."""
-
-    only_reads: bool = True
-    """Whether the statement writes nothing."""
-
-    searched: frozenset[search.Searched] = frozenset()
-    """The slots that the statement relies on: each value has its token there."""
-
-    compares_tokens: bool = False
-    """Whether tokens are compared with each other, so that all have to be of one generation of index keys."""
-
-    unique_values: Mapping[str, Any] = {}
-    """The parameters that write columns with a unique index, and the columns' types."""
-
-    _granted: tuple[Any, ...] = ()
-    """The columns that may be sealed in the position being rendered."""
-
-    _returns_rows: bool = True
-    """Whether the rows of the SELECT being rendered are what is returned, and nothing is concluded of them."""
-
-    _looks_up: bool = False
-    """Whether the tokens being rendered are compared with values."""
-
-    def __init__(self, *args: Any, **kw: Any) -> None:
-        refusal = None
-        try:
-            super().__init__(*args, **kw)
-        except PiiVaultError as error:
-            # A traceback shows the locals of every frame, and a bound parameter shows its value.
-            refusal = error.with_traceback(None)
-        if refusal is not None:
-            del args, kw
-            raise refusal
-        results = (entry[3] for entry in self._result_columns)
-        binds = (bind.type for bind in getattr(self, "binds", {}).values())
-        if self.isinsert or self.isupdate:
-            self.unique_values = uniqueness.written(self.binds, getattr(self, _ATTRIBUTE).tenant_column)
-        self.touches_sealed = any(isinstance(kind, EncryptedType | Lookup) for kind in (*results, *binds)) or bool(
-            self.searched
-        )
-
-    def _compose_select_body(self, text: str, select: Any, compile_state: Any, *args: Any, **kw: Any) -> Any:
-        # Every SELECT passes here on its way to text, however deep, after the ORM has worked on it.
-        labels = compile_state._label_resolve_dict[0]
-        checker.check_select(select, labels, self.dialect.name, candidates=self._returns_rows)
-        return super()._compose_select_body(text, select, compile_state, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_select(self, select_stmt: Any, asfrom: bool = False, *args: Any, **kw: Any) -> Any:
-        in_union = kw.get("compound_index") is not None
-        with self._within(asfrom or in_union or not self.stack):
-            return super().visit_select(select_stmt, asfrom, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_compound_select(self, cs: Any, asfrom: bool = False, *args: Any, **kw: Any) -> Any:
-        labels = {column.key: column for column in cs.selects[0].exported_columns}
-        checker.check_compound(cs, labels)
-        in_union = kw.get("compound_index") is not None
-        with self._within(cs.keyword.name.startswith("UNION") and (asfrom or in_union or not self.stack)):
-            return super().visit_compound_select(cs, asfrom, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_cte(self, cte: Any, *args: Any, **kw: Any) -> Any:
-        with self._within(False):  # it is rendered once, and may be used anywhere
-            return super().visit_cte(cte, *args, **kw)
-
-    def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> Any:
-        self.only_reads = False
-        checker.check_insert(insert_stmt)
-        with self._within(False), self._grant(*checker.proposed_values(insert_stmt)):
-            return super().visit_insert(insert_stmt, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> Any:
-        self.only_reads = False
-        checker.check_update(update_stmt)
-        # The targets of its assignments are rendered as columns; all else in it has just been checked.
-        with self._within(False), self._grant(*update_stmt.table.columns):
-            return super().visit_update(update_stmt, *args, **kw)
-
-    def visit_delete(self, delete_stmt: Any, *args: Any, **kw: Any) -> Any:
-        self.only_reads = False
-        checker.check_delete(delete_stmt)
-        with self._within(False):
-            return super().visit_delete(delete_stmt, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def _label_select_column(self, select: Any, column: Any, *args: Any, **kw: Any) -> Any:
-        # Every column of a SELECT and of RETURNING.
-        with self._grant(checker.check_projected(column)):
-            return super()._label_select_column(select, column, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_join(self, join: Any, *args: Any, **kw: Any) -> Any:
-        checker.check_join(join)
-        return super().visit_join(join, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_values(self, element: Any, *args: Any, **kw: Any) -> Any:
-        with self._grant(*element.columns):  # their names
-            return super().visit_values(element, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_table_valued_column(self, element: Any, **kw: Any) -> Any:
-        checker.check_row(element.scalar_alias)
-        return super().visit_table_valued_column(element, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_textclause(self, textclause: Any, *args: Any, **kw: Any) -> Any:
-        self.only_reads = self.only_reads and (bool(self.stack) or _reads(textclause.text))
-        return super().visit_textclause(textclause, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_textual_select(self, taf: Any, *args: Any, **kw: Any) -> Any:
-        self.only_reads = self.only_reads and _reads(taf.element.text)
-        # Its columns tell how to read what the text selects; they are not rendered.
-        with self._grant(*taf.column_args):
-            return super().visit_textual_select(taf, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_binary(self, binary: Any, *args: Any, **kw: Any) -> Any:
-        found = search.translate(binary)
-        if found is None:
-            with self._grant(checker.granted_by(binary)):
-                return super().visit_binary(binary, *args, **kw)  # type: ignore[no-untyped-call]
-        before, self._looks_up = self._looks_up, found.by_value
-        try:
-            return super().visit_binary(found.binary, *args, **kw)  # type: ignore[no-untyped-call]
-        finally:
-            self._looks_up = before
-
-    def visit_function(self, func: Any, *args: Any, **kw: Any) -> str:
-        if not isinstance(func, TokenOf):
-            with self._grant(checker.granted_by(func)):
-                return super().visit_function(func, *args, **kw)
-        self.relies_on(func)
-        with self._grant(func.column):
-            return super().visit_function(func, *args, **kw)
-
-    def relies_on(self, token: TokenOf) -> None:
-        """Note that the statement relies on each value of a column having its token."""
-        if self.statement is not None:  # else an index is made
-            self.searched |= {search.searched(token)}
-            self.compares_tokens |= not self._looks_up
-
-    def visit_bindparam(self, bindparam: Any, *args: Any, **kw: Any) -> Any:
-        known = self.binds.get(bindparam.key)
-        if known is not None and _purpose(known) != _purpose(bindparam):
-            raise UnsupportedOperationError(
-                f"the parameter {bindparam.key!r} stands for two things: a value that is stored or compared, and what "
-                "a column is searched for",
-                hint="give the search a parameter of its own",
-            )
-        return super().visit_bindparam(bindparam, *args, **kw)  # type: ignore[no-untyped-call]
-
-    def _process_parameters_for_postcompile(self, parameters: Any, *args: Any, **kw: Any) -> Any:
-        # Called with the values of each execution: a list that is searched for is longer while two generations live.
-        scope = getattr(self, _ATTRIBUTE).scope()
-        if scope is not None and scope.keyset is not None and len(scope.keyset.index_generations) > 1:
-            for bind in self.post_compile_params:
-                name = self.bind_names[bind]
-                if isinstance(bind.type, Lookup) and name in parameters:
-                    parameters[name] = [Asked(value, later) for value in parameters[name] for later in (False, True)]
-        return super()._process_parameters_for_postcompile(parameters, *args, **kw)
-
-    def visit_type_coerce(self, type_coerce: Any, **kw: Any) -> Any:
-        with self._grant(checker.granted_by(type_coerce)):
-            return super().visit_type_coerce(type_coerce, **kw)  # type: ignore[no-untyped-call]
-
-    def visit_column(self, column: Any, *args: Any, **kw: Any) -> str:
-        if not any(column is each for each in self._granted) and checker.sealed(column):
-            raise refused("an expression of", column)
-        return super().visit_column(column, *args, **kw)
-
-    @contextmanager
-    def _within(self, returned: bool) -> Iterator[None]:
-        before = self._returns_rows
-        self._returns_rows = before and returned
-        try:
-            yield
-        finally:
-            self._returns_rows = before
-
-    @contextmanager
-    def _grant(self, *columns: Any) -> Iterator[None]:
-        before, self._granted = self._granted, columns
-        try:
-            yield
-        finally:
-            self._granted = before
-
-    def render_literal_value(self, value: Any, type_: Any) -> str:
-        if isinstance(type_, EncryptedType | Lookup | Sought):
-            # The type's own literal_processor must not raise: SQLAlchemy would wrap it together with the plaintext.
-            del value
-            raise UnsupportedOperationError(
-                "a value of an encrypted column is not rendered into SQL text", hint="do not use literal_binds"
-            )
-        return super().render_literal_value(value, type_)
 
 
 def attach_engine(engine: Engine, attachment: Attachment) -> None:
@@ -240,7 +44,7 @@ def attach_engine(engine: Engine, attachment: Attachment) -> None:
     base = engine.dialect.statement_compiler
     body = {_ATTRIBUTE: attachment}
     # The mix-in comes first, the dialect's compiler stays behind it.
-    compiler = type(f"Checked{base.__name__}", (_CheckedCompiler, base), body)
+    compiler = type(f"Checked{base.__name__}", (CheckedCompiler, base), body)
     engine.dialect.statement_compiler = cast(type[SQLCompiler], compiler)
     engine.clear_compiled_cache()
     hooks = _Hooks(attachment)
@@ -297,11 +101,11 @@ class _Hooks:
     ) -> None:
         """Refuse a statement on encrypted columns without a scope, even one that would find no row."""
         compiled = context.compiled
-        if not (_reads(sql) if compiled is None else getattr(compiled, "only_reads", False)):
+        if not (reads_only(sql) if compiled is None else getattr(compiled, "only_reads", False)):
             connection.info[_WROTE] = True
         if compiled is None or context.isddl:
             return
-        if not isinstance(compiled, _CheckedCompiler):
+        if not isinstance(compiled, CheckedCompiler):
             raise ConfigurationError("a statement was compiled for another engine, and so goes unchecked here")
         if not compiled.touches_sealed:
             return
@@ -326,7 +130,7 @@ class _Hooks:
     ) -> None:
         """Refuse an UPDATE that has made two rows of one unique value, where the database cannot see it."""
         compiled = context.compiled
-        if isinstance(compiled, _CheckedCompiler) and compiled.unique_values and context.isupdate:
+        if isinstance(compiled, CheckedCompiler) and compiled.unique_values and context.isupdate:
             scope = self._attachment.scope()
             if scope is not None:
                 self._refuse_duplicates(connection, scope, context, others=1)
@@ -385,16 +189,6 @@ def _declare(scope: Scope, table: Any, searched: tuple[tuple[str, tuple[Slot | N
         declare = partial(scope.keyring.declare, keyset)
         if all(readiness.off_the_loop(partial(declare, context, slots)) for context, slots in searched):
             keyset.declared.add(table)
-
-
-def _reads(sql: str) -> bool:
-    """Say whether a text reads only. Many an application begins each transaction with a SET."""
-    return sql.lstrip("( \t\r\n").upper().startswith(("SELECT ", "SELECT\n", "SET ", "SHOW ", "PRAGMA ", "SAVEPOINT "))
-
-
-def _purpose(bind: Any) -> Any:
-    kind = bind.type
-    return (kind.slot.index, kind.slot.form, kind.pair) if isinstance(kind, Lookup) else None
 
 
 def _row_refusal(

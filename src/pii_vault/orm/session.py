@@ -21,10 +21,10 @@ from sqlalchemy.sql import visitors
 from ..errors import ConfigurationError, TenantMismatchError, UnsupportedOperationError
 from ..scope import Scope, no_tenant
 from .attachment import Attachment
+from .encrypted_type import EncryptedType
 from .engine import tenant_refusal, warm
 from .search import translate
 from .tokens import encrypted_column
-from .types import EncryptedType
 
 _ATTACHMENT: Final = "pii_vault_attachment"
 _PIN: Final = "pii_vault.pin"

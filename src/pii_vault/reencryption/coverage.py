@@ -8,7 +8,7 @@ from sqlalchemy import Engine, LargeBinary, MetaData, Row, Select, case, column,
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import ConfigurationError
-from ..orm.types import EncryptedType
+from ..orm.encrypted_type import EncryptedType
 
 _KEY_START: Final = 2
 """Where a header names its key, counted from 1 as SQL does: keyset id and version, big endian (docs/format.md)."""

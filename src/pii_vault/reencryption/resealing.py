@@ -30,9 +30,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ..envelope import parse
 from ..errors import ConfigurationError, OpenError
+from ..orm.encrypted_type import EncryptedType
 from ..orm.engine import warm
 from ..orm.readiness import lacking, owned
-from ..orm.types import EncryptedType
 from ..scope import Scope
 from .coverage import counted
 
