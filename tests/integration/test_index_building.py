@@ -180,6 +180,7 @@ def test_what_another_tenant_has_sealed_is_never_touched(world: World) -> None:
     people = table("people", column("id"), column("email", LargeBinary))
     with world.engine.begin() as connection:
         foreign = bytes(connection.scalar(select(people.c.email).where(people.c.id == 21)))
+        connection.execute(text("DELETE FROM people WHERE id = 21"))
         connection.execute(update(people).where(people.c.id == 5).values(email=foreign))
     built = build(world)
     assert built.problems == ()

@@ -43,6 +43,7 @@ SETTLED_AFTER: Final = timedelta(days=1)
 """Longer than any process goes on sealing as it did, and any transaction in which it has done so stays open."""
 
 _KEYSET: Final = (2, 4)
+_VERSION: Final = (6, 2)
 _GENERATION: Final = (9, 1)
 _TOKENS: Final = (10, 1)
 """Where these stand in a header and how long they are, counted from 1 as SQL does (docs/format.md, section 1)."""
@@ -167,6 +168,11 @@ def lacking(stored: ColumnElement[bytes], tokens: int, generations: Iterable[int
     """Return the condition that a stored value has fewer tokens than so many, or of other index keys than these."""
     live = [bytes((each,)) for each in sorted(generations)]
     return not_(and_(_part(stored, _TOKENS) >= bytes((tokens,)), _part(stored, _GENERATION).in_(live)))
+
+
+def under_others(stored: ColumnElement[bytes], version: int) -> ColumnElement[bool]:
+    """Return the condition that a stored value was sealed with another data-key version."""
+    return _part(stored, _VERSION) != version.to_bytes(2, "big")
 
 
 def not_ready(tenant: str, searched: Searched, missing: int, total: int) -> IndexNotReadyError:

@@ -23,7 +23,7 @@ from ..orm.search import Searched
 from ..scope import Scope
 from ..sealing import Keyset
 from .coverage import counted
-from .resealing import Problem, Progress, Resealing, Target, reseal, searched_tables
+from .resealing import Problem, Progress, Resealing, Target, Wanted, reseal, searched_tables
 
 
 class State(StrEnum):
@@ -138,7 +138,7 @@ def build(engine: Engine, scope: Scope, metadata: MetaData, progress: Progress) 
     if not keyset.index_generations:
         raise index_key.lacking(scope.tenant)
     sealable = [target for target in targets if _can_be_sealed(keyset, target)]
-    problems = reseal(engine, scope, sealable, keyset.index_generations, progress)
+    problems = reseal(engine, scope, sealable, Wanted(keyset.index_generations), progress)
     found = []
     for target in targets:
         for name, slot in _slots(target):
@@ -186,7 +186,7 @@ def rotate(
     previous, active = keys.previous, keys.active
     assert previous is not None
     scope.renew()
-    problems = tuple(reseal(engine, scope, targets, frozenset((active.version,)), progress))
+    problems = tuple(reseal(engine, scope, targets, Wanted(frozenset((active.version,))), progress))
     # Counted once more: somebody may have written with the other key meanwhile.
     left = sum(each.count() for each in _jobs(engine, scope, targets, active.version))
     drained = index_key.drained_at(previous)
@@ -225,7 +225,7 @@ def _check_complete(snapshot: Snapshot, targets: Sequence[Target]) -> None:
 
 
 def _jobs(engine: Engine, scope: Scope, targets: Sequence[Target], generation: int) -> list[Resealing]:
-    return [Resealing(engine, scope, target, frozenset((generation,))) for target in targets]
+    return [Resealing(engine, scope, target, Wanted(frozenset((generation,)))) for target in targets]
 
 
 def _slots(target: Target) -> list[tuple[str, Slot]]:

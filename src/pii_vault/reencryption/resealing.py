@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Engine,
     LargeBinary,
@@ -28,11 +29,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from ..envelope import parse
+from ..envelope import Header, parse
 from ..errors import ConfigurationError, OpenError
 from ..orm.encrypted_type import EncryptedType
 from ..orm.engine import warm
-from ..orm.readiness import lacking, owned
+from ..orm.readiness import lacking, owned, under_others
 from ..scope import Scope
 from .coverage import counted
 
@@ -80,23 +81,63 @@ class Target:
         return self.table.fullname
 
 
-def searched_tables(metadata: MetaData) -> list[Target]:
-    """Return the tables whose columns declare tokens.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a value is to be sealed with; one that is not is sealed anew.
+
+    Attributes:
+        generations: Of index keys: its tokens, if its column declares any.
+        version: Of data keys; None for any.
+    """
+
+    generations: frozenset[int]
+    version: int | None = None
+
+    def lacks(self, stored: Any, kind: EncryptedType[Any]) -> ColumnElement[bool]:
+        """Return the condition that a stored value of a column is not."""
+        conditions: list[ColumnElement[bool]] = []
+        if kind.slots:
+            conditions.append(lacking(stored, len(kind.slots), self.generations))
+        if self.version is not None:
+            conditions.append(under_others(stored, self.version))
+        return or_(*conditions)
+
+    def is_lacking(self, header: Header, kind: EncryptedType[Any]) -> bool:
+        """Say the same of one that was read."""
+        if self.version is not None and header.version != self.version:
+            return True
+        tokens = len(kind.slots)
+        return tokens > 0 and not (header.tokens >= tokens and header.index_generation in self.generations)
+
+
+def encrypted_tables(metadata: MetaData) -> list[Target]:
+    """Return the tables with encrypted columns.
 
     Raises:
         ConfigurationError: there is none, or one of them has no primary key.
     """
+    return _targets(metadata, lambda _kind: True, "the metadata holds no encrypted column")
+
+
+def searched_tables(metadata: MetaData) -> list[Target]:
+    """Return the tables whose columns declare tokens, with these columns.
+
+    Raises:
+        ConfigurationError: there is none, or one of them has no primary key.
+    """
+    nothing = "no encrypted column of the metadata declares an index or tokens"
+    return _targets(metadata, lambda kind: bool(kind.slots), nothing)
+
+
+def _targets(metadata: MetaData, takes: Callable[[EncryptedType[Any]], bool], nothing: str) -> list[Target]:
     found = []
     for each in metadata.sorted_tables:
         encrypted = {mine.name: mine.type for mine in each.columns if isinstance(mine.type, EncryptedType)}
-        kinds = {name: kind for name, kind in encrypted.items() if kind.slots}
+        kinds = {name: kind for name, kind in encrypted.items() if takes(kind)}
         if kinds:
             found.append(Target(each, tuple(each.primary_key.columns), kinds))
     if not found:
-        raise ConfigurationError(
-            "no encrypted column of the metadata declares an index or tokens",
-            hint="name the declarative base or the MetaData of the application's models",
-        )
+        raise ConfigurationError(nothing, hint="name the declarative base or the MetaData of the application's models")
     for target in found:
         if not target.key:
             raise ConfigurationError(
@@ -107,23 +148,21 @@ def searched_tables(metadata: MetaData) -> list[Target]:
 
 
 class Resealing:
-    """Seals what lacks tokens, or has those of another index key than wanted, in one table for the tenant in scope.
+    """Seals anew what is not sealed as wanted, in one table for the tenant in scope.
 
     Args:
         engine: On the application's database, attached to the scope's vault.
         scope: The tenant's scope, entered.
         target: The table.
-        generations: Of index keys; tokens of others are made anew.
+        wanted: What values are to be sealed with.
         batch: How many rows at a time.
     """
 
-    def __init__(
-        self, engine: Engine, scope: Scope, target: Target, generations: frozenset[int], batch: int = BATCH
-    ) -> None:
+    def __init__(self, engine: Engine, scope: Scope, target: Target, wanted: Wanted, batch: int = BATCH) -> None:
         self._engine: Final = engine
         self._scope: Final = scope
         self._target: Final = target
-        self._generations: Final = generations
+        self._wanted: Final = wanted
         self._batch: Final = batch
         self._opens: Final = {name: kind.result_processor(engine.dialect, None) for name, kind in target.kinds.items()}
         self._seals: Final = {name: kind.bind_processor(engine.dialect) for name, kind in target.kinds.items()}
@@ -138,7 +177,7 @@ class Resealing:
         for kind in target.kinds.values():
             scope.keyring.declare(keyset, str(kind.context), kind.slots)
         mine = [
-            and_(owned(self._stored[name], keyset), lacking(self._stored[name], len(kind.slots), generations))
+            and_(owned(self._stored[name], keyset), wanted.lacks(self._stored[name], kind))
             for name, kind in target.kinds.items()
         ]
         self._left: Final = or_(*mine)
@@ -218,8 +257,7 @@ class Resealing:
             return int.from_bytes(sealed[1:5], "big") == self._keyset_id
         if header.keyset_id != self._keyset_id:
             return False  # another tenant's row: never touched here
-        enough = header.tokens >= len(self._target.kinds[name].slots)
-        return not (enough and header.index_generation in self._generations)
+        return self._wanted.is_lacking(header, self._target.kinds[name])
 
     def _resealed(self, name: str, before: bytes, row: Any) -> bytes | None:
         failure = ""
@@ -275,21 +313,21 @@ def reseal(
     engine: Engine,
     scope: Scope,
     targets: Sequence[Target],
-    generations: frozenset[int],
+    wanted: Wanted,
     progress: Progress,
     batch: int = BATCH,
 ) -> list[Problem]:
-    """Seal anew what lacks tokens of certain generations, in all tables, for the tenant in scope.
+    """Seal anew what is not sealed as wanted, in all tables, for the tenant in scope.
 
     Args:
         engine: On the application's database, attached to the scope's vault.
         scope: The tenant's scope, entered.
         targets: The tables.
-        generations: Of index keys; tokens of others are made anew.
+        wanted: What values are to be sealed with.
         progress: Told how many rows are done, of how many.
         batch: How many rows at a time.
     """
-    jobs = [Resealing(engine, scope, target, generations, batch) for target in targets]
+    jobs = [Resealing(engine, scope, target, wanted, batch) for target in targets]
     total, done = sum(job.count() for job in jobs), 0
 
     def more(count: int) -> None:
