@@ -33,6 +33,8 @@ from .orm.session import attach_session
 from .reencryption import indexing
 from .reencryption.coverage import values_under
 from .reencryption.indexing import Built, IndexRotation, IndexStatus
+from .reencryption.reencrypt import Reencryption, reencrypt
+from .reencryption.resealing import BATCH
 from .scope import Scope
 from .telemetry import telemetry
 
@@ -325,6 +327,33 @@ class Vault:
             return values_under(engine, metadata, snapshot.tenant.identity.keyset_id, record.version)
 
         return ending.destroy(self._parts, tenant, version, reason, rows, dry_run=dry_run)
+
+    def reencrypt(
+        self,
+        tenant: str,
+        *,
+        metadata: MetaData,
+        engine: Engine,
+        batch: int = BATCH,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> Reencryption:
+        """Seal every value of a tenant with its ACTIVE data key, while the application goes on writing.
+
+        Rows are written by compare and swap, in batches, each a transaction of its own. Ended in any way and called
+        again, it goes on where it was: what is left is read off the values' headers.
+
+        Args:
+            tenant: The tenant's name.
+            metadata: The application's tables.
+            engine: On the application's database.
+            batch: How many rows at a time.
+            progress: Told how many rows are done, of how many.
+
+        Returns:
+            What is left. It is complete only when nothing is, a day after the rotation.
+        """
+        with self._reaching(engine, tenant) as scope:
+            return reencrypt(self._parts, engine, scope, metadata, progress, batch)
 
     def index_status(self, tenant: str, *, metadata: MetaData, engine: Engine) -> list[IndexStatus]:
         """Say how far each index and token is for a tenant: how many values lack theirs, and whether it is searched.

@@ -1,0 +1,103 @@
+"""Re-encrypt: move every value of a tenant to its ACTIVE data key, online, so that older keys have nothing left.
+
+Rows are sealed anew as everything here is (`resealing`). Whether nothing is left is honest only when nobody can be
+sealing with an older key any more: a process holds its keys for a while, and a transaction that has used them may be
+open still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Column, Engine, LargeBinary, MetaData, Table, case, func, not_, select
+
+from ..errors import KeyStateError
+from ..lifecycle.ending import DRAIN
+from ..lifecycle.parts import Parts
+from ..orm.attachment import attached
+from ..orm.readiness import of_tenant, owned
+from ..scope import Scope
+from ..sealing import Keyset
+from .coverage import counted
+from .resealing import BATCH, Problem, Progress, Resealing, Target, Wanted, encrypted_tables, reseal
+
+
+@dataclass(frozen=True, slots=True)
+class Reencryption:
+    """What a run of re-encryption came to.
+
+    Attributes:
+        tenant: Whose values.
+        version: The data-key version that they are sealed with now.
+        left: How many rows still hold a value of another version.
+        problems: Values that could not be sealed anew; they stay as they are.
+        foreign: How many values in the tenant's rows were not sealed for it, by ``table.column``. They are not touched:
+            sealed anew they would become its own. Counted where the table has a tenant column.
+        drained_at: From when on nobody can be sealing with an older version any longer, UTC.
+        complete: Whether nothing is left, counted after that.
+    """
+
+    tenant: str
+    version: int
+    left: int
+    problems: tuple[Problem, ...]
+    foreign: Mapping[str, int]
+    drained_at: datetime
+    complete: bool
+
+
+def reencrypt(
+    parts: Parts, engine: Engine, scope: Scope, metadata: MetaData, progress: Progress, batch: int = BATCH
+) -> Reencryption:
+    """Seal every value of the tenant in scope with its ACTIVE data key, in all tables that have encrypted columns.
+
+    Args:
+        parts: What the key store is read with.
+        engine: On the application's database, attached to the scope's vault.
+        scope: The tenant's scope, entered.
+        metadata: The application's tables.
+        progress: Told how many rows are done, of how many.
+        batch: How many rows at a time.
+
+    Raises:
+        ConfigurationError: there is no encrypted column, or a table cannot be read or written.
+        KeyStateError: the tenant has no ACTIVE data key.
+    """
+    targets = encrypted_tables(metadata)
+    active = parts.store.load(scope.tenant).active
+    if active is None or active.activated_at is None:
+        raise KeyStateError(
+            f"tenant {scope.tenant!r} has no active data key, so there is nothing to seal with",
+            hint=f"make one: pii-vault key rotate {scope.tenant}",
+        )
+    keyset = scope.renew()
+    if keyset.active < active.version:  # fetched before it was rotated
+        parts.keyring.evict(scope.tenant)
+        keyset = scope.renew()
+    wanted = Wanted(keyset.index_generations, active.version)
+    problems = tuple(reseal(engine, scope, targets, wanted, progress, batch))
+    counted_at = parts.now()
+    left = sum(Resealing(engine, scope, target, wanted, batch).count() for target in targets)
+    drained_at = active.activated_at + DRAIN
+    complete = not left and counted_at >= drained_at
+    foreign = _foreign(engine, keyset, targets)
+    return Reencryption(scope.tenant, active.version, left, problems, foreign, drained_at, complete)
+
+
+def _foreign(engine: Engine, keyset: Keyset, targets: Sequence[Target]) -> dict[str, int]:
+    attachment = attached(engine.dialect)
+    tenant_column = attachment.tenant_column if attachment is not None else None
+    found: dict[str, int] = {}
+    for target in targets:
+        whose = of_tenant(target.table, tenant_column, keyset.tenant)
+        if whose is None:
+            continue
+        owner, mine = whose
+        stored = {name: Column(name, LargeBinary) for name in target.kinds}
+        table = Table(target.table.name, MetaData(), owner, *stored.values(), schema=target.table.schema)
+        strange = [func.sum(case((not_(owned(each, keyset)), 1), else_=0)) for each in stored.values()]
+        counts = counted(engine, target.name, select(*strange).select_from(table).where(mine))
+        found |= {f"{target.name}.{name}": int(count) for name, count in zip(stored, counts, strict=True) if count}
+    return found
