@@ -146,17 +146,21 @@ def active_record(kek: Kek, records: Iterable[KeyRecord], purpose: Purpose) -> K
     return record
 
 
-def ended(records: Iterable[KeyRecord], purpose: Purpose) -> dict[int, KeyState]:
+def ended(
+    records: Iterable[KeyRecord], purpose: Purpose, opening: frozenset[KeyState] = OPENING
+) -> dict[int, KeyState]:
     """Return the versions of a purpose that no longer open, and what became of them."""
     return {
-        record.version: record.state for record in records if record.purpose is purpose and record.state not in OPENING
+        record.version: record.state for record in records if record.purpose is purpose and record.state not in opening
     }
 
 
-def unwrap_all(kek: Kek, records: Iterable[KeyRecord], purpose: Purpose) -> dict[int, Secret]:
-    """Return the keys of a purpose that may open, by version. Compromised and destroyed ones stay wrapped."""
+def unwrap_all(
+    kek: Kek, records: Iterable[KeyRecord], purpose: Purpose, opening: frozenset[KeyState] = OPENING
+) -> dict[int, Secret]:
+    """Return the keys of a purpose that may open, by version. Those in other states stay wrapped."""
     return {
         record.version: kek.unwrap(record)
         for record in records
-        if record.purpose is purpose and record.state in OPENING
+        if record.purpose is purpose and record.state in opening
     }

@@ -52,6 +52,10 @@ OPENING: Final = frozenset((KeyState.PRE_ACTIVE, KeyState.ACTIVE, KeyState.DEACT
 """States whose keys a process loads: a pre-active key may become active in another process at any moment."""
 
 
+OPENING_FOR_REENCRYPTION: Final = OPENING | {KeyState.COMPROMISED}
+"""States whose keys the re-encryption job loads, and nothing else does: what they sealed is to be sealed anew."""
+
+
 class Purpose(StrEnum):
     """What a key is for. The words are under key records' authentication tags: frozen."""
 

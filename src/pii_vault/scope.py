@@ -159,6 +159,38 @@ class Scope:
         )
 
 
+class ReencryptionScope(Scope):
+    """The scope of the re-encryption job, which alone opens what compromised keys have sealed. Synchronous only."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Scope:
+        self.renew()
+        return self._begin()
+
+    def get_ready(self, need: int = 0) -> None:
+        """Fetch a keyset if there is no fresh one, and the right to seal `need` values with it."""
+        self._keyring.provide(self.renew(), need)
+
+    def renew(self) -> Keyset:
+        """Return a fresh keyset of the job's own."""
+        if self._keyring.is_behind():
+            self._keyring.catch_up()
+        keyset = self.keyset
+        while keyset is None or not self._keyring.fresh(keyset):
+            keyset = self.keyset = self._keyring.for_reencryption(self.tenant)
+        return keyset
+
+    def open_(self, context: str, sealed: bytes) -> tuple[int, bytes]:
+        """Open a value; look once for a version that is not known yet."""
+        keyset, version = self.renew(), parse(sealed).version
+        if version not in keyset.versions and version not in keyset.ended:
+            keyset = self.keyset = self._keyring.for_reencryption(self.tenant)
+        opened = keyset.open_(context, sealed)
+        self._keyring.saw(keyset, version)
+        return opened
+
+
 def in_greenlet() -> bool:
     """Say whether SQLAlchemy runs this for a coroutine; nothing does where greenlet, which is optional, is missing."""
     return sys.modules.get("greenlet") is not None and concurrency.in_greenlet()

@@ -35,7 +35,7 @@ from .reencryption.coverage import values_under
 from .reencryption.indexing import Built, IndexRotation, IndexStatus
 from .reencryption.reencrypt import Reencryption, reencrypt
 from .reencryption.resealing import BATCH
-from .scope import Scope
+from .scope import ReencryptionScope, Scope
 from .telemetry import telemetry
 
 
@@ -352,7 +352,7 @@ class Vault:
         Returns:
             What is left. It is complete only when nothing is, a day after the rotation.
         """
-        with self._reaching(engine, tenant) as scope:
+        with self._reaching(engine, ReencryptionScope(self._keyring, tenant)) as scope:
             return reencrypt(self._parts, engine, scope, metadata, progress, batch)
 
     def index_status(self, tenant: str, *, metadata: MetaData, engine: Engine) -> list[IndexStatus]:
@@ -363,7 +363,7 @@ class Vault:
             metadata: The application's tables.
             engine: On the application's database.
         """
-        with self._reaching(engine, tenant) as scope:
+        with self._reaching(engine, self.tenant(tenant)) as scope:
             return indexing.status(engine, scope, metadata)
 
     def build_index(
@@ -384,7 +384,7 @@ class Vault:
             engine: On the application's database.
             progress: Told how many rows are done, of how many.
         """
-        with self._reaching(engine, tenant) as scope:
+        with self._reaching(engine, self.tenant(tenant)) as scope:
             return indexing.build(engine, scope, metadata, progress)
 
     def rotate_index(
@@ -407,7 +407,7 @@ class Vault:
             reason: Why, for the audit log.
             progress: Told how many rows are done, of how many.
         """
-        with self._reaching(engine, tenant) as scope:
+        with self._reaching(engine, self.tenant(tenant)) as scope:
             return indexing.rotate(self._parts, engine, scope, metadata, reason, progress)
 
     def drop_index(self, tenant: str, context: str, slot: int) -> bool:
@@ -423,11 +423,11 @@ class Vault:
         return dropped
 
     @contextmanager
-    def _reaching(self, engine: Engine, tenant: str) -> Iterator[Scope]:
-        """Attach an engine that is not, and enter a tenant's scope."""
+    def _reaching(self, engine: Engine, scope: Scope) -> Iterator[Scope]:
+        """Attach an engine that is not, and enter a scope."""
         if attached(engine.dialect) is None:
             attach_engine(engine, Attachment(self._keyring, self._default, None))
-        with Scope(self._keyring, tenant) as scope:
+        with scope:
             yield scope
 
     @property

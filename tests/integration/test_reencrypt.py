@@ -28,11 +28,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.calendar import Calendar
+from tests.support.clocks import Clocks
 from tests.support.processes import forking
 from tests.support.world import World
 
 from pii_vault import EncryptedInteger, EncryptedString, LocalKms, Vault
-from pii_vault.errors import ConfigurationError, KeyStateError
+from pii_vault.errors import ConfigurationError, KeyNotFoundError, KeyStateError, TenantSuspendedError
 from pii_vault.reencryption import resealing
 
 STAMP = datetime(2020, 1, 2, 3, 4, 5)
@@ -264,4 +265,49 @@ def test_with_writers_and_kills_every_row_is_the_last_write_and_none_is_old(
     assert len(found) == 400
     assert {number: found[number] for number in written} == written
     assert {note for number, note in found.items() if number not in written} <= {"first"}
+    assert versions(world) == {2}
+
+
+def test_what_a_compromised_key_sealed_is_moved_and_opened_by_nobody_else(world: World, calendar: Calendar) -> None:
+    before = contents(world, "acme")
+    world.vault.compromise("acme", 1, "leaked")
+    with pytest.raises(KeyNotFoundError, match="is compromised"), world.session() as session:
+        session.scalars(select(Person.note).where(Person.tenant_id == "acme")).all()
+    done = run(world, batch=7)
+    assert (done.left, done.problems) == (0, ())
+    assert versions(world) == {2}
+    assert contents(world, "acme") == before
+    with world.vault.tenant("acme") as scope:
+        assert scope.keyset is not None
+        assert scope.keyset.versions == {2}  # and nobody else came to hold it by that
+    calendar.now += timedelta(days=1)
+    assert world.vault.destroy_key("acme", 1, metadata=Base.metadata, engine=world.engine).state == "destroyed"
+
+
+def test_an_eviction_reaches_a_job_that_runs(world: World) -> None:
+    """The customer's word ends a job that holds more keys than anybody else, too."""
+    held: list[Any] = []
+
+    def look(_done: int, _total: int) -> None:
+        (job,) = [each for each in world.vault._keyring._memory._live if each.versions == {1, 2}][:1]
+        held.append(job)
+        if len(held) == 2:
+            world.vault.suspend("acme", "stop")
+
+    with pytest.raises(TenantSuspendedError):
+        run(world, batch=7, progress=look)
+    assert versions(world) == {1, 2}
+    world.vault.resume("acme")
+    assert run(world).left == 0
+
+
+def test_a_job_outlives_its_keys(world_on: Callable[..., World], database_url: str, calendar: Calendar) -> None:
+    clocks = Clocks()
+    world = world_on(database_url, Base.metadata, now=calendar, ttl=10, clock=clocks.as_clock)
+    with world.session() as session:
+        session.add_all(Person(email=f"{n}@x", age=n) for n in range(50))
+    world.vault.rotate("acme")
+    world.vault.compromise("acme", 1)
+    done = run(world, batch=5, progress=lambda *_: clocks.pass_(11))
+    assert (done.left, done.problems) == (0, ())
     assert versions(world) == {2}

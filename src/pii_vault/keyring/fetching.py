@@ -20,6 +20,7 @@ from ..errors import (
     TenantNotFoundError,
     TenantSuspendedError,
 )
+from ..keys import OPENING, KeyState
 from ..sealing import Keyset
 from ..telemetry import Lookup, Reason, Telemetry
 from .failures import Failures
@@ -162,10 +163,10 @@ class Fetching:
         flight.error = error
         self._land(tenant, flight)
 
-    def load(self, tenant: str) -> Keyset:
+    def load(self, tenant: str, opening: frozenset[KeyState] = OPENING) -> Keyset:
         """Ask for a keyset for one who does not share it. It may have expired already, as from `lead`."""
         self._telemetry.looked_up(Lookup.FETCH)
-        return self._load(tenant, ahead=False)
+        return self._load(tenant, ahead=False, opening=opening)
 
     def cancel(self, tenant: str) -> None:
         """Let nobody join what is under way for a tenant, and let its KMS be asked at once; the lock is held."""
@@ -176,13 +177,13 @@ class Fetching:
         """Let nobody join what is under way; the lock is held."""
         self._flights.clear()
 
-    def _load(self, tenant: str, *, ahead: bool) -> Keyset:
+    def _load(self, tenant: str, *, ahead: bool, opening: frozenset[KeyState] = OPENING) -> Keyset:
         with self._memory.lock:
             era = self._memory.era
         self._notices.begin()
         try:
             with self._telemetry.fetching(ahead=ahead):
-                keyset = self._loader.load(tenant)
+                keyset = self._loader.load(tenant, opening)
         except _REFUSALS:
             with self._memory.lock:
                 self._memory.forget((tenant,), Reason.REFUSED)

@@ -21,7 +21,7 @@ from weakref import WeakSet
 from ..blind_index import Slot, SlotRecord, contents
 from ..errors import ConfigurationError, KeyStoreBusyError, KeyStoreError
 from ..hierarchy import Kek
-from ..keys import KekRecord, TenantRecord
+from ..keys import OPENING_FOR_REENCRYPTION, KekRecord, TenantRecord
 from ..keystore import KeyStore
 from ..kms import KmsProvider
 from ..metering import Metering
@@ -148,6 +148,14 @@ class Keyring:
         if behind:
             raise behind_primary(tenant, version)
         return newer
+
+    def for_reencryption(self, tenant: str) -> Keyset:
+        """Fetch a keyset that opens with compromised keys too; nobody else gets it, and evictions reach it.
+
+        Raises:
+            TenantNotFoundError, TenantSuspendedError, KeyRecordError, KeyStoreError, KmsError
+        """
+        return self.fetching.load(tenant, OPENING_FOR_REENCRYPTION)
 
     def unwrap_kek(self, tenant: TenantRecord, record: KekRecord) -> Kek:
         """Unwrap a KEK by a live call to the customer's KMS, and check its commitment."""

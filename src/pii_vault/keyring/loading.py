@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from ..context import kms_context
 from ..errors import KeyRecordError, KeyStoreBehindError, KmsUnavailableError, TenantSuspendedError
 from ..hierarchy import Kek, active_record, ended, unwrap_all
-from ..keys import KEK_PURPOSE, KekRecord, Purpose, Secret, TenantRecord
+from ..keys import KEK_PURPOSE, OPENING, KekRecord, KeyState, Purpose, Secret, TenantRecord
 from ..keystore import KeyStore, Snapshot
 from ..kms import KmsKey, KmsProvider
 from ..metering import Metering
@@ -65,8 +65,12 @@ class Loader:
         """Return for how many seconds a tenant's keyset is used at most."""
         return self._terms.of(tenant).lifetime
 
-    def load(self, tenant: str) -> Keyset:
+    def load(self, tenant: str, opening: frozenset[KeyState] = OPENING) -> Keyset:
         """Fetch a tenant's keyset.
+
+        Args:
+            tenant: The tenant's name.
+            opening: The states of data keys that it opens with.
 
         Raises:
             TenantNotFoundError, TenantSuspendedError, KeyRecordError, KeyStoreError, KmsError
@@ -77,7 +81,7 @@ class Loader:
         terms = self._terms.of(snapshot.tenant)
         with self._lock:
             self._terms_of[tenant] = terms
-        keyset = self._unwrapped(snapshot, terms, sent, sent_wall)
+        keyset = self._unwrapped(snapshot, terms, sent, sent_wall, opening)
         if self._clock.monotonic() >= keyset.good_until or self._clock.wall() >= keyset.wall_good_until:
             raise KmsUnavailableError(
                 f"the keys of tenant {tenant!r} took longer than the {terms.unasked:g} s for which they may be used",
@@ -99,7 +103,9 @@ class Loader:
         with self._lock:
             self._highest[tenant_uid] = max(version, self._highest.get(tenant_uid, 0))
 
-    def _unwrapped(self, snapshot: Snapshot, terms: Terms, sent: float, sent_wall: float) -> Keyset:
+    def _unwrapped(
+        self, snapshot: Snapshot, terms: Terms, sent: float, sent_wall: float, opening: frozenset[KeyState]
+    ) -> Keyset:
         tenant = snapshot.tenant
         if tenant.suspended:
             raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
@@ -114,8 +120,8 @@ class Loader:
             tenant.name,
             tenant.identity,
             active,
-            unwrap_all(kek, snapshot.keys, Purpose.DATA),
-            ended=ended(snapshot.keys, Purpose.DATA),
+            unwrap_all(kek, snapshot.keys, Purpose.DATA, opening),
+            ended=ended(snapshot.keys, Purpose.DATA, opening),
             index_keys=unwrap_all(kek, snapshot.keys, Purpose.INDEX),
             index_generation=index_record.version if index_record is not None else NO_GENERATION,
             slots=snapshot.slots,
