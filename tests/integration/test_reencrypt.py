@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -26,9 +27,11 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.calendar import Calendar
 from tests.support.clocks import Clocks
+from tests.support.postgres import PostgresServer
 from tests.support.processes import forking
 from tests.support.world import World
 
@@ -311,3 +314,58 @@ def test_a_job_outlives_its_keys(world_on: Callable[..., World], database_url: s
     done = run(world, batch=5, progress=lambda *_: clocks.pass_(11))
     assert (done.left, done.problems) == (0, ())
     assert versions(world) == {2}
+
+
+def test_a_database_that_is_killed_and_starts_again_is_waited_for(
+    crashable_postgres: PostgresServer, world_on: Callable[..., World]
+) -> None:
+    world = world_on(crashable_postgres.url(crashable_postgres.create_database()), Base.metadata)
+    with world.session() as session:
+        session.add_all(Person(email=f"{n}@x", age=n) for n in range(60))
+    world.vault.rotate("acme")
+    killed: list[bool] = []
+
+    def kill(done: int, _total: int) -> None:
+        if done >= 20 and not killed:
+            killed.append(True)
+            crashable_postgres.kill()
+            threading.Timer(1.0, crashable_postgres.start).start()
+
+    done = run(world, batch=10, progress=kill)
+    assert killed
+    assert (done.left, done.problems) == (0, ())
+    assert versions(world) == {2}
+    world.engine.dispose()
+
+
+def test_a_row_that_somebody_holds_locked_is_waited_for(postgres_url: str, world_on: Callable[..., World]) -> None:
+    world = world_on(postgres_url, Base.metadata)
+    with world.session() as session:
+        session.add_all(Person(email=f"{n}@x", age=n) for n in range(20))
+    world.vault.rotate("acme")
+    engine = create_engine(postgres_url, connect_args={"options": "-c lock_timeout=100"})
+    other = create_engine(postgres_url)
+    holder = other.connect()
+    holder.execute(text("SELECT id FROM people WHERE id = 5 FOR UPDATE"))
+    threading.Timer(0.8, holder.close).start()
+    done = world.vault.reencrypt("acme", metadata=Base.metadata, engine=engine)
+    assert (done.left, done.problems) == (0, ())
+    engine.dispose()
+    other.dispose()
+
+
+def test_what_will_not_pass_is_not_waited_for(world: World) -> None:
+    asked: list[int] = []
+
+    def refused(*_: Any) -> Any:
+        asked.append(1)
+        raise ProgrammingError("SELECT", {"value": "hunter2"}, ValueError("hunter2"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(resealing.Resealing, "_read", refused)
+        with pytest.raises(
+            ConfigurationError, match="rows of table 'people' cannot be sealed anew: ValueError"
+        ) as caught:
+            run(world)
+    assert len(asked) == 1
+    assert "hunter2" not in str(caught.value)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import (
     Column,
     ColumnElement,
-    Connection,
     Engine,
     LargeBinary,
     MetaData,
@@ -36,6 +36,7 @@ from ..orm.engine import warm
 from ..orm.readiness import lacking, owned, under_others
 from ..scope import Scope
 from .coverage import counted
+from .retrying import with_retries
 
 BATCH: Final = 500
 """How many rows are read, sealed and written together."""
@@ -218,8 +219,7 @@ class Resealing:
         """Go through the table once; return whether anything was found that could be written."""
         found, last = False, None
         while True:
-            with self._engine.connect() as connection:
-                rows = connection.execute(self._next(last)).all()
+            rows = with_retries(partial(self._read, last))
             if not rows:
                 return found
             last = tuple(rows[-1][: len(self._key)])
@@ -227,6 +227,10 @@ class Resealing:
             written = self._write(changes)
             found = found or bool(changes)
             progress(written)
+
+    def _read(self, last: tuple[Any, ...] | None) -> Sequence[Any]:
+        with self._engine.connect() as connection:
+            return connection.execute(self._next(last)).all()
 
     def _next(self, last: tuple[Any, ...] | None) -> Any:
         query = select(*self._key, *self._stored.values()).where(self._left).order_by(*self._key).limit(self._batch)
@@ -277,8 +281,8 @@ class Resealing:
         if not changes:
             return 0
         try:
-            with self._engine.begin() as connection:
-                return self._update(connection, changes)
+            # What was written before an answer got lost is not written again: its bytes are no longer those before.
+            return with_retries(partial(self._update, changes))
         except IntegrityError as error:
             refusal = type(error.orig).__name__
         if len(changes) > 1:  # one of them clashes: which one is found out one by one
@@ -294,18 +298,19 @@ class Resealing:
             self._problem(name, key, why)
         return 0
 
-    def _update(self, connection: Connection, changes: list[dict[str, Any]]) -> int:
+    def _update(self, changes: list[dict[str, Any]]) -> int:
         by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for change in changes:
             changed = tuple(name for name in self._stored if f"after_{name}" in change)
             by_columns.setdefault(changed, []).append(change)
         written = 0
-        for changed, rows in by_columns.items():
-            same = [self._stored[name] == bindparam(f"before_{name}", type_=LargeBinary) for name in changed]
-            key = [each == bindparam(f"key_{i}", type_=each.type) for i, each in enumerate(self._key)]
-            new = {name: bindparam(f"after_{name}", type_=LargeBinary) for name in changed}
-            result = connection.execute(update(self._table).where(*key, *same).values(new), rows)
-            written += max(result.rowcount, 0)
+        with self._engine.begin() as connection:
+            for changed, rows in by_columns.items():
+                same = [self._stored[name] == bindparam(f"before_{name}", type_=LargeBinary) for name in changed]
+                key = [each == bindparam(f"key_{i}", type_=each.type) for i, each in enumerate(self._key)]
+                new = {name: bindparam(f"after_{name}", type_=LargeBinary) for name in changed}
+                result = connection.execute(update(self._table).where(*key, *same).values(new), rows)
+                written += max(result.rowcount, 0)
         return written
 
 
