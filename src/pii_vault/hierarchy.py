@@ -146,12 +146,10 @@ def active_record(kek: Kek, records: Iterable[KeyRecord], purpose: Purpose) -> K
     return record
 
 
-def ended(
-    records: Iterable[KeyRecord], purpose: Purpose, opening: frozenset[KeyState] = OPENING
-) -> dict[int, KeyState]:
+def ended(records: Iterable[KeyRecord], purpose: Purpose) -> dict[int, KeyState]:
     """Return the versions of a purpose that no longer open, and what became of them."""
     return {
-        record.version: record.state for record in records if record.purpose is purpose and record.state not in opening
+        record.version: record.state for record in records if record.purpose is purpose and record.state not in OPENING
     }
 
 

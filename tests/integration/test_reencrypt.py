@@ -187,7 +187,7 @@ def test_what_somebody_writes_meanwhile_stays(world: World) -> None:
         if not done:
             done.append(True)
             with world.vault.tenant("acme"), world.engine.begin() as connection:
-                connection.execute(update(Person).where(Person.id == 3).values(note="written meanwhile"))
+                connection.execute(update(Person).where(Person.id == 4).values(note="written meanwhile"))
         return original(self, changes)
 
     with pytest.MonkeyPatch.context() as patched:
@@ -195,7 +195,7 @@ def test_what_somebody_writes_meanwhile_stays(world: World) -> None:
         assert run(world).left == 0
     assert versions(world) == {2}
     with world.session() as session:
-        assert session.scalar(select(Person.note).where(Person.id == 3)) == "written meanwhile"
+        assert session.scalar(select(Person.note).where(Person.id == 4)) == "written meanwhile"
 
 
 def test_tables_without_a_primary_key_and_metadata_without_columns_are_refused(world: World) -> None:

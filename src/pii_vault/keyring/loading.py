@@ -121,7 +121,7 @@ class Loader:
             tenant.identity,
             active,
             unwrap_all(kek, snapshot.keys, Purpose.DATA, opening),
-            ended=ended(snapshot.keys, Purpose.DATA, opening),
+            ended=ended(snapshot.keys, Purpose.DATA),
             index_keys=unwrap_all(kek, snapshot.keys, Purpose.INDEX),
             index_generation=index_record.version if index_record is not None else NO_GENERATION,
             slots=snapshot.slots,
