@@ -335,6 +335,7 @@ class Vault:
         metadata: MetaData,
         engine: Engine,
         batch: int = BATCH,
+        dry_run: bool = False,
         progress: Callable[[int, int], object] = lambda done, total: None,
     ) -> Reencryption:
         """Seal every value of a tenant with its ACTIVE data key, while the application goes on writing.
@@ -347,13 +348,14 @@ class Vault:
             metadata: The application's tables.
             engine: On the application's database.
             batch: How many rows at a time.
+            dry_run: Count what is left, and write nothing.
             progress: Told how many rows are done, of how many.
 
         Returns:
             What is left. It is complete only when nothing is, a day after the rotation.
         """
         with self._reaching(engine, ReencryptionScope(self._keyring, tenant)) as scope:
-            return reencrypt(self._parts, engine, scope, metadata, progress, batch)
+            return reencrypt(self._parts, engine, scope, metadata, progress, batch, dry_run=dry_run)
 
     def index_status(self, tenant: str, *, metadata: MetaData, engine: Engine) -> list[IndexStatus]:
         """Say how far each index and token is for a tenant: how many values lack theirs, and whether it is searched.

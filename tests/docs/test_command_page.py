@@ -85,6 +85,7 @@ def test_every_command_asks_whom_the_page_says(
     run("index status acme", *models)
     run("index build acme", *models)
     run("index rotate acme", *models)
+    run("reencrypt acme", *models)
     run("index drop acme people.email 0")
     run("index plan --rows 50000")
     run("key deactivate acme")

@@ -50,6 +50,7 @@ ARGUMENTS = {
     "index drop": ["acme", "patients.email", "0"],
     "rotate": ["--due"],
     "rewrap": ["acme"],
+    "reencrypt": ["acme", "--metadata", "pii_vault.keystore.schema:metadata"],
     "audit log": ["acme"],
     "kms cost": ["--processes", "2"],
     "audit verify": ["acme"],

@@ -7,7 +7,20 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-ORDER: Final = ("db", "tenant", "key", "index", "rotate", "rewrap", "audit", "kms", "inspect", "demo", "version")
+ORDER: Final = (
+    "db",
+    "tenant",
+    "key",
+    "index",
+    "rotate",
+    "rewrap",
+    "reencrypt",
+    "audit",
+    "kms",
+    "inspect",
+    "demo",
+    "version",
+)
 """The commands as the help lists them: roughly as one comes to need them."""
 
 

@@ -58,7 +58,7 @@ class IndexSlot:
 
 
 @dataclass(frozen=True)
-class IndexProblem:
+class RowProblem:
     """A value that could not be sealed anew. It stays as it is.
 
     Attributes:
@@ -72,7 +72,7 @@ class IndexProblem:
     problem: str
 
     @classmethod
-    def of(cls, found: Problem) -> IndexProblem:
+    def of(cls, found: Problem) -> RowProblem:
         """Return the document about a value."""
         return cls(found.column, found.key, found.why)
 
@@ -124,14 +124,14 @@ class IndexesBuilt:
     complete: bool
     suspended: bool
     slots: list[IndexSlot]
-    problems: list[IndexProblem]
+    problems: list[RowProblem]
     failure: str | None
 
     @classmethod
     def of(cls, tenant: str, done: Built) -> IndexesBuilt:
         """Return the report on a tenant."""
         slots = [IndexSlot.of(each) for each in done.statuses]
-        return cls(tenant, done.complete, False, slots, [IndexProblem.of(each) for each in done.problems], None)
+        return cls(tenant, done.complete, False, slots, [RowProblem.of(each) for each in done.problems], None)
 
     @classmethod
     def not_looked_at(cls, tenant: str, *, suspended: bool, failure: str | None) -> IndexesBuilt:
@@ -161,7 +161,7 @@ class IndexRotated:
     other_generation: int | None
     rows_left: int
     next_at: datetime | None
-    problems: list[IndexProblem]
+    problems: list[RowProblem]
 
     @classmethod
     def of(cls, done: IndexRotation) -> IndexRotated:
@@ -173,7 +173,7 @@ class IndexRotated:
             other_generation=done.other,
             rows_left=done.left,
             next_at=done.next_at,
-            problems=[IndexProblem.of(each) for each in done.problems],
+            problems=[RowProblem.of(each) for each in done.problems],
         )
 
 

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import typer
 
-from ..errors import ConfigurationError, PiiVaultError, TenantSuspendedError
 from . import options, output
 from .app import index
 from .application import metadata_of
-from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexProblem, IndexRotated
+from .by_tenant import each_tenant, rows_done, say_problems, say_who_was_left_out
+from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated
 from .output import FAILED
 from .table import FIXED, SPARE
 from .words import instant
-
-if TYPE_CHECKING:
-    from ..vault import Vault
-
-Every = Annotated[bool, typer.Option("--all", help="Every tenant, one after the other; suspended ones are left out.")]
-
-
-Report = TypeVar("Report", IndexesFound, IndexesBuilt)
 
 
 @index.command("status")
 def index_status(
     metadata: options.Metadata,
     name: options.TenantOrAll = None,
-    every: Every = False,
+    every: options.Every = False,
     application_url: options.ApplicationUrl = None,
     database_url: options.DatabaseUrl = None,
     kms: options.Kms = None,
@@ -52,7 +43,7 @@ def index_status(
         with output.waiting(f"counting values of {tenant}"):
             return IndexesFound.of(tenant, vault.index_status(tenant, metadata=tables, engine=engine))
 
-    found = _each(vault, name, look, IndexesFound.not_looked_at)
+    found = each_tenant(vault, name, look, IndexesFound.not_looked_at)
     if json:
         output.show_json("index status", found)
     else:
@@ -72,7 +63,7 @@ def index_status(
 def index_build(
     metadata: options.Metadata,
     name: options.TenantOrAll = None,
-    every: Every = False,
+    every: options.Every = False,
     application_url: options.ApplicationUrl = None,
     database_url: options.DatabaseUrl = None,
     kms: options.Kms = None,
@@ -92,17 +83,17 @@ def index_build(
     engine = options.application_engine(database_url, application_url)
 
     def build(tenant: str) -> IndexesBuilt:
-        with _rows(tenant) as progress:
+        with rows_done(tenant) as progress:
             done = vault.build_index(tenant, metadata=tables, engine=engine, progress=progress)
         return IndexesBuilt.of(tenant, done)
 
-    found = _each(vault, name, build, IndexesBuilt.not_looked_at)
+    found = each_tenant(vault, name, build, IndexesBuilt.not_looked_at)
     if json:
         output.show_json("index build", found)
     else:
         _show(found)
         for each in found:
-            _say_problems(each.tenant, each.problems)
+            say_problems(each.tenant, each.problems)
             building = [slot.column for slot in each.slots if slot.state == "building"]
             if building and not each.problems:
                 columns = ", ".join(dict.fromkeys(building))
@@ -139,7 +130,7 @@ def index_rotate(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
     engine = options.application_engine(database_url, application_url)
-    with _rows(name) as progress:
+    with rows_done(name) as progress:
         done = vault.rotate_index(name, metadata=tables, engine=engine, reason=reason, progress=progress)
     found = IndexRotated.of(done)
     if json:
@@ -147,7 +138,7 @@ def index_rotate(
     else:
         for sentence in _sentences(found):
             output.show_text(sentence)
-        _say_problems(name, found.problems)
+        say_problems(name, found.problems)
     if found.problems:
         raise typer.Exit(FAILED)
 
@@ -185,48 +176,6 @@ def index_drop(
         )
 
 
-def _each(
-    vault: Vault,
-    name: str | None,
-    one: Callable[[str], Report],
-    not_looked_at: Callable[..., Report],
-) -> list[Report]:
-    """Do something for one tenant, or for all; of all, one that fails does not keep the others."""
-    if name is not None:
-        return [one(name)]
-    found = []
-    for tenant in vault.tenants():
-        try:
-            found.append(one(tenant))
-        except ConfigurationError:
-            raise  # what is wrong is the same for all of them
-        except TenantSuspendedError:
-            found.append(not_looked_at(tenant, suspended=True, failure=None))
-        except PiiVaultError as error:
-            found.append(not_looked_at(tenant, suspended=False, failure=str(error)))
-    return found
-
-
-@contextmanager
-def _rows(tenant: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many rows are done, and say it when somebody stops."""
-    counted = [0, 0]
-    try:
-        with output.progress(f"sealing rows of {tenant} anew") as shown:
-
-            def progress(done: int, total: int) -> None:
-                counted[:] = done, total
-                shown(done, total)
-
-            yield progress
-    except KeyboardInterrupt:
-        done, total = counted
-        output.say(
-            f"stopped: {done:,} of {total:,} rows of tenant {tenant!r} are done; the same command goes on from there"
-        )
-        raise
-
-
 def _show(found: Sequence[IndexesFound | IndexesBuilt]) -> None:
     output.show_rows(
         {
@@ -256,10 +205,7 @@ def _show(found: Sequence[IndexesFound | IndexesBuilt]) -> None:
         empty="there is no tenant" if not found else "",
     )
     for each in found:
-        if each.suspended:
-            output.say(f"tenant {each.tenant!r} is suspended and was left out")
-        if each.failure is not None:
-            output.say(f"tenant {each.tenant!r}: {each.failure}")
+        say_who_was_left_out(each.tenant, suspended=each.suspended, failure=each.failure)
         for slot in each.slots:
             if slot.state == "changed":
                 output.say(
@@ -267,13 +213,6 @@ def _show(found: Sequence[IndexesFound | IndexesBuilt]) -> None:
                     "way, and nothing is found by them (give what is declared now a slot of its own: "
                     "BlindIndex(slot=…))"
                 )
-
-
-def _say_problems(tenant: str, problems: list[IndexProblem]) -> None:
-    for each in problems:
-        output.say(f"tenant {tenant!r}: {each.column} of the row {each.key}: {each.problem}")
-    if problems:
-        output.say("what is named stays as it is (mend it or delete it, and run the same command again)")
 
 
 def _exit(found: Sequence[IndexesFound | IndexesBuilt]) -> None:

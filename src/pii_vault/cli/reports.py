@@ -316,6 +316,7 @@ def kinds() -> dict[str, Any]:
     from ..audit.reading import Anchor
     from .documents import Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
     from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated, TokenPlan
+    from .reencryption_reports import Reencrypted
 
     return {
         "db upgrade": Revision,
@@ -342,6 +343,7 @@ def kinds() -> dict[str, Any]:
         "rotate --due": list[DueTenant],
         "rewrap": Rewrapped,
         "rewrap --all": list[RewrappedTenant],
+        "reencrypt": list[Reencrypted],
         "audit log": list[Entry],
         "audit verify": list[Verified],
         "audit anchor": Anchor,

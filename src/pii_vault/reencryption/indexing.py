@@ -176,7 +176,8 @@ def rotate(
     keys = IndexKeys.of(snapshot)
     if keys.previous is None:
         for each in _jobs(engine, scope, targets, keys.active.version):
-            each.count()  # a table that cannot be read is found out before anything begins
+            each.declare()  # what cannot be sealed or read is found out before anything begins
+            each.count()
         pending = keys.pending or index_key.prepare(parts, tenant, reason)
         known = index_key.known_at(parts, snapshot, pending)
         if parts.now() < known:

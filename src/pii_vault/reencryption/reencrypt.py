@@ -49,7 +49,14 @@ class Reencryption:
 
 
 def reencrypt(
-    parts: Parts, engine: Engine, scope: Scope, metadata: MetaData, progress: Progress, batch: int = BATCH
+    parts: Parts,
+    engine: Engine,
+    scope: Scope,
+    metadata: MetaData,
+    progress: Progress,
+    batch: int = BATCH,
+    *,
+    dry_run: bool = False,
 ) -> Reencryption:
     """Seal every value of the tenant in scope with its ACTIVE data key, in all tables that have encrypted columns.
 
@@ -60,6 +67,7 @@ def reencrypt(
         metadata: The application's tables.
         progress: Told how many rows are done, of how many.
         batch: How many rows at a time.
+        dry_run: Count, and write nothing.
 
     Raises:
         ConfigurationError: there is no encrypted column, or a table cannot be read or written.
@@ -77,7 +85,7 @@ def reencrypt(
         parts.keyring.evict(scope.tenant)
         keyset = scope.renew()
     wanted = Wanted(keyset.index_generations, active.version)
-    problems = tuple(reseal(engine, scope, targets, wanted, progress, batch))
+    problems = () if dry_run else tuple(reseal(engine, scope, targets, wanted, progress, batch))
     counted_at = parts.now()
     left = sum(Resealing(engine, scope, target, wanted, batch).count() for target in targets)
     drained_at = active.activated_at + DRAIN

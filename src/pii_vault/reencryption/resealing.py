@@ -175,14 +175,18 @@ class Resealing:
         self._table: Final = Table(target.table.name, MetaData(), *columns, schema=target.table.schema)
         self._problems: Final[dict[tuple[str, str], Problem]] = {}
         keyset = scope.renew()
-        for kind in target.kinds.values():
-            scope.keyring.declare(keyset, str(kind.context), kind.slots)
         mine = [
             and_(owned(self._stored[name], keyset), wanted.lacks(self._stored[name], kind))
             for name, kind in target.kinds.items()
         ]
         self._left: Final = or_(*mine)
         self._keyset_id: Final = keyset.identity.keyset_id
+
+    def declare(self) -> None:
+        """Write down what the columns' slots hold, before anything is sealed: counting writes nothing."""
+        keyset = self._scope.renew()
+        for kind in self._target.kinds.values():
+            self._scope.keyring.declare(keyset, str(kind.context), kind.slots)
 
     def count(self) -> int:
         """Return how many rows are left.
@@ -333,6 +337,8 @@ def reseal(
         batch: How many rows at a time.
     """
     jobs = [Resealing(engine, scope, target, wanted, batch) for target in targets]
+    for job in jobs:
+        job.declare()
     total, done = sum(job.count() for job in jobs), 0
 
     def more(count: int) -> None:

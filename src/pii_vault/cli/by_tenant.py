@@ -1,0 +1,74 @@
+"""One tenant or all of them: do something for each, show how many rows are done, and say which ones cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from ..errors import ConfigurationError, PiiVaultError, TenantSuspendedError
+from . import output
+
+if TYPE_CHECKING:
+    from ..vault import Vault
+    from .index_reports import RowProblem
+
+Report = TypeVar("Report")
+
+
+def each_tenant(
+    vault: Vault,
+    name: str | None,
+    one: Callable[[str], Report],
+    not_looked_at: Callable[..., Report],
+) -> list[Report]:
+    """Do something for one tenant, or for all; of all, one that fails does not keep the others."""
+    if name is not None:
+        return [one(name)]
+    found = []
+    for tenant in vault.tenants():
+        try:
+            found.append(one(tenant))
+        except ConfigurationError:
+            raise  # what is wrong is the same for all of them
+        except TenantSuspendedError:
+            found.append(not_looked_at(tenant, suspended=True, failure=None))
+        except PiiVaultError as error:
+            found.append(not_looked_at(tenant, suspended=False, failure=str(error)))
+    return found
+
+
+@contextmanager
+def rows_done(tenant: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many rows are done, and say it when somebody stops."""
+    counted = [0, 0]
+    try:
+        with output.progress(f"sealing rows of {tenant} anew") as shown:
+
+            def progress(done: int, total: int) -> None:
+                counted[:] = done, total
+                shown(done, total)
+
+            yield progress
+    except KeyboardInterrupt:
+        done, total = counted
+        output.say(
+            f"stopped: {done:,} of {total:,} rows of tenant {tenant!r} are done; the same command goes on from there"
+        )
+        raise
+
+
+def say_problems(tenant: str, problems: Sequence[RowProblem]) -> None:
+    """Name the values that stay as they are."""
+    for each in problems:
+        output.say(f"tenant {tenant!r}: {each.column} of the row {each.key}: {each.problem}")
+    if problems:
+        output.say("what is named stays as it is (mend it or delete it, and run the same command again)")
+
+
+def say_who_was_left_out(tenant: str, *, suspended: bool, failure: str | None) -> None:
+    """Say why nothing was done for a tenant, if so."""
+    if suspended:
+        output.say(f"tenant {tenant!r} is suspended and was left out")
+    if failure is not None:
+        output.say(f"tenant {tenant!r}: {failure}")
