@@ -162,6 +162,21 @@ def test_whoever_completes_indexes_needs_what_the_page_of_the_command_says(
     assert (status.missing, status.total) == (0, 1)
 
 
+def test_whoever_re_encrypts_needs_to_count_and_whoever_only_looks_to_read(
+    world: World, as_role: Callable[..., Engine]
+) -> None:
+    def left(*grants: str, dry_run: bool = False) -> int:
+        engine = as_role("SELECT ON {tables}", *grants)
+        vault = Vault(engine, kms=world.kms)
+        return vault.reencrypt("acme", metadata=Base.metadata, engine=engine, dry_run=dry_run).left
+
+    with world.session() as session:
+        session.add_all(Person(email=f"{number}@example.com") for number in range(3000))
+    world.vault.rotate("acme")
+    assert left(dry_run=True) == 3000
+    assert left("UPDATE ON pii_vault_key_use") == 0
+
+
 def test_an_application_that_writes_tokens_has_to_be_able_to_say_what_they_are(
     world: World, as_role: Callable[..., Engine]
 ) -> None:

@@ -93,12 +93,7 @@ def _show(found: Sequence[Reencrypted]) -> None:
     output.show_rows(
         {"tenant": FIXED, "version": FIXED, "rows left": FIXED, "state": FIXED},
         [
-            (
-                each.tenant,
-                or_none(each.version),
-                f"{each.rows_left:,}",
-                _state(each),
-            )
+            (each.tenant, or_none(each.version), f"{each.rows_left:,}", _state(each))
             for each in found
             if each.rows_left is not None
         ],
@@ -107,13 +102,11 @@ def _show(found: Sequence[Reencrypted]) -> None:
     for each in found:
         say_who_was_left_out(each.tenant, suspended=each.suspended, failure=each.failure)
         say_problems(each.tenant, each.problems)
-        for found_there in each.foreign:
-            one = found_there.count == 1
-            values = "1 value" if one else f"{found_there.count:,} values"
+        for strange in each.foreign:
+            values = "1 value" if strange.count == 1 else f"{strange.count:,} values"
             output.say(
-                f"tenant {each.tenant!r}: its rows hold {values} of {found_there.column} not sealed for it "
-                f"({'it stays' if one else 'they stay'} as {'it is' if one else 'they are'}: find out how that came "
-                "about)"
+                f"tenant {each.tenant!r}: {values} of {strange.column} in its rows, not sealed for it and left alone "
+                "(find out how that came about)"
             )
         if each.rows_left and not (each.problems or each.dry_run):
             rows = "1 row" if each.rows_left == 1 else f"{each.rows_left:,} rows"

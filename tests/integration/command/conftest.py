@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.application import Application, application_of
 from tests.support.operator import PASSWORD, KmsKeys, LocalKeys, Operator, StrictKeys, operator
 
 
@@ -41,3 +42,21 @@ def postgres(postgres_url: str, tmp_path: Path) -> Iterator[Operator]:
     """An operator on PostgreSQL and a local KMS."""
     with operator(postgres_url, LocalKeys(tmp_path / "kms.json")) as made:
         yield made
+
+
+@pytest.fixture
+def app(ops: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
+    """The application, with rows of `acme` from before its columns had an index, on either database."""
+    yield from application_of(ops, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def local_app(local: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
+    """The same on SQLite."""
+    yield from application_of(local, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def postgres_app(postgres: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
+    """The same on PostgreSQL."""
+    yield from application_of(postgres, tmp_path, monkeypatch)

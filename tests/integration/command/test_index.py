@@ -3,189 +3,24 @@
 from __future__ import annotations
 
 import re
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, LargeBinary, bindparam, column, create_engine, delete, select, table, text, update
-from sqlalchemy.orm import Session
-from tests.support.command import pii_vault_command, pii_vault_here, pii_vault_on_terminal, pii_vault_process
+from sqlalchemy import LargeBinary, column, delete, select, table, text, update
+from tests.support.application import ROWS, Application, stopped_at_row
+from tests.support.command import pii_vault_command, pii_vault_here, pii_vault_on_terminal
 from tests.support.documents import document
 from tests.support.operator import PASSWORD, Operator
 
-from pii_vault.config import load
 from pii_vault.errors import BlindIndexError
 from pii_vault.keystore.schema import keys
 
-APPLICATION = """
-from sqlalchemy import MetaData, String
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-from pii_vault import BlindIndex, EncryptedString, LastChars
-
-
-class Old(DeclarativeBase):
-    pass
-
-
-class OldPatient(Old):
-    __tablename__ = "patients"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(String(30))
-    email: Mapped[str | None] = mapped_column(EncryptedString())
-    phone: Mapped[str | None] = mapped_column(EncryptedString(context="patient-phone"))
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Patient(Base):
-    __tablename__ = "patients"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(String(30))
-    email: Mapped[str | None] = mapped_column(EncryptedString(index=BlindIndex(normalise=("casefold",))))
-    phone: Mapped[str | None] = mapped_column(
-        EncryptedString(context="patient-phone", index=True, tokens={"last4": LastChars(4)})
-    )
-
-
-class Changed(DeclarativeBase):
-    pass
-
-
-class ChangedPatient(Changed):
-    __tablename__ = "patients"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str | None] = mapped_column(EncryptedString(index=BlindIndex(bits=12)))
-    phone: Mapped[str | None] = mapped_column(
-        EncryptedString(context="patient-phone", index=True, tokens={"last4": LastChars(4)})
-    )
-
-
-class Half(DeclarativeBase):
-    pass
-
-
-class HalfPatient(Half):
-    __tablename__ = "patients"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str | None] = mapped_column(EncryptedString(index=BlindIndex(normalise=("casefold",))))
-"""
-
-ROWS = 20
 SLOTS = [
     ["patients.email", "0", "index"],
     ["patients.phone", "0", "index"],
     ["patients.phone", "1", "last4"],
 ]
-
-
-@dataclass
-class Application:
-    """The application beside the command: its models and its rows."""
-
-    ops: Operator
-    models: ModuleType
-    engine: Engine
-
-    @property
-    def metadata(self) -> list[str]:
-        return self.named("Base")
-
-    def named(self, base: str) -> list[str]:
-        """The option that names a declarative base of the module."""
-        return ["--metadata", f"{self.models.__name__}:{base}"]
-
-    def write(self, tenant: str, count: int = ROWS, *, model: str = "OldPatient") -> None:
-        """Add rows as a process does that knows nothing of an index."""
-        rows = [{"email": f"p{n}@{tenant}.example", "phone": f"555-{1000 + n}"} for n in range(count)]
-        for row in rows[:ROWS]:
-            for value in row.values():
-                self.ops.secrets.add(value)
-        with self._session(tenant) as session:
-            session.add_all(getattr(self.models, model)(tenant_id=tenant, **row) for row in rows)
-
-    def found(self, number: int, tenant: str = "acme") -> int:
-        """Say how many rows of a tenant are found by an address."""
-        patient = self.models.Patient
-        with self._session(tenant) as session:
-            return len(session.scalars(select(patient.id).where(patient.email == f"P{number}@{tenant}.EXAMPLE")).all())
-
-    def compares(self) -> None:
-        patient = self.models.Patient
-        with self._session("acme") as session:
-            session.execute(select(patient.email.blind_index).group_by(patient.email.blind_index)).all()
-
-    def break_row(self, key: int) -> None:
-        """Change the last byte of a row's address."""
-        people = table("patients", column("id"), column("email", LargeBinary))
-        with self.engine.begin() as connection:
-            sealed = bytes(connection.scalar(select(people.c.email).where(people.c.id == key)))
-            broken = sealed[:-1] + bytes((sealed[-1] ^ 1,))
-            connection.execute(update(people).where(people.c.id == key).values(email=bindparam("new", broken)))
-
-    def tokens(self) -> int:
-        """Say how many addresses have a token."""
-        with self.engine.connect() as connection:
-            stored = connection.scalars(select(column("email", LargeBinary)).select_from(table("patients")))
-            return sum(bytes(each)[9] > 0 for each in stored)
-
-    @contextmanager
-    def _session(self, tenant: str) -> Iterator[Session]:
-        """A session in a tenant's scope, of a vault of its own: another process than the command."""
-        vault, engine = load(ttl=0).make_vault(), create_engine(self.engine.url)
-        vault.attach(engine)
-        try:
-            with vault.tenant(tenant), Session(engine) as session, session.begin():
-                yield session
-        finally:
-            engine.dispose()
-            vault.close()
-
-
-def application_of(ops: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
-    name = f"application_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(APPLICATION, "utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for variable, value in ops.settings.items():
-        monkeypatch.setenv(variable, value)
-    models = __import__(name)
-    engine = create_engine(ops.settings["PII_VAULT_DATABASE_URL"])
-    models.Old.metadata.create_all(engine)
-    ops.run("tenant", "add", "acme", *ops.kms.new_key())
-    made = Application(ops, models, engine)
-    made.write("acme")
-    yield made
-    engine.dispose()
-    del sys.modules[name]
-
-
-@pytest.fixture
-def app(ops: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
-    """The application, with rows of `acme` from before its columns had an index, on either database."""
-    yield from application_of(ops, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def local_app(local: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
-    """The same on SQLite."""
-    yield from application_of(local, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def postgres_app(postgres: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
-    """The same on PostgreSQL."""
-    yield from application_of(postgres, tmp_path, monkeypatch)
 
 
 def lines(*states: tuple[str, int], tenant: str = "acme", total: int = ROWS) -> list[list[str]]:
@@ -331,22 +166,6 @@ def test_without_a_tenant_there_is_nothing_to_do(local: Operator) -> None:
         done = local.run(*how)
         assert (done.out, done.err) == ("", "")
         assert "there is no tenant" in local.terminal(*how).text
-
-
-def stopped_at_row(app: Application, key: int, *arguments: str) -> str:
-    """Hold a row, press Ctrl-C as soon as a command waits for it, and return what the command says."""
-    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
-    with app.engine.connect() as connection, app.engine.connect() as other:
-        connection.execute(text("SELECT 1 FROM patients WHERE id = :key FOR UPDATE"), {"key": key})
-        looking = other.execution_options(isolation_level="AUTOCOMMIT")
-        process = pii_vault_process(*arguments, **app.ops.settings)
-        wait_until(lambda: looking.scalar(waiting, {"name": app.engine.url.database}) or process.poll() is not None)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-        connection.rollback()
-    app.ops.outputs += [out, err]
-    assert (process.returncode, out) == (130, "")
-    return err
 
 
 def test_ctrl_c_says_how_far_it_is_and_the_same_command_goes_on(postgres_app: Application) -> None:
@@ -624,10 +443,3 @@ def test_a_failure_is_one_line_that_names_what_and_the_way_out(
     for command in ("build", "rotate"):
         told = ops.fails("index", command, "acme", *local_app.metadata)
         assert told == "tenant 'acme' has no index key (it gets one when it is rotated: pii-vault key rotate acme)"
-
-
-def wait_until(reached: Callable[[], Any]) -> None:
-    limit = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
