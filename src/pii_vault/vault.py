@@ -31,7 +31,7 @@ from .orm.attachment import Attachment, attached
 from .orm.engine import attach_engine
 from .orm.session import attach_session
 from .reencryption import indexing
-from .reencryption.coverage import values_under
+from .reencryption.coverage import Coverage, coverage, values_under
 from .reencryption.indexing import Built, IndexRotation, IndexStatus
 from .reencryption.reencrypt import Reencryption, reencrypt
 from .reencryption.resealing import BATCH
@@ -356,6 +356,32 @@ class Vault:
         """
         with self._reaching(engine, ReencryptionScope(self._keyring, tenant)) as scope:
             return reencrypt(self._parts, engine, scope, metadata, progress, batch, dry_run=dry_run)
+
+    def coverage(
+        self,
+        *,
+        metadata: MetaData,
+        engine: Engine,
+        tenant: str | None = None,
+        estimate: bool = False,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> Coverage:
+        """Count where which data key seals stored values, and what is stored that no known key has sealed.
+
+        It is counted inside the database, one query a table, and no KMS is asked.
+
+        Args:
+            metadata: The application's tables.
+            engine: On the application's database.
+            tenant: Count only what this tenant's keys have sealed.
+            estimate: On PostgreSQL, look only at a sample of each large table. A key that sealed little may be missed.
+            progress: Told how many tables are done, of how many.
+
+        Raises:
+            ConfigurationError: the metadata holds no encrypted column, or a table of it cannot be read.
+            TenantNotFoundError: nobody has this name.
+        """
+        return coverage(self._store, engine, metadata, tenant=tenant, estimate=estimate, progress=progress)
 
     def index_status(self, tenant: str, *, metadata: MetaData, engine: Engine) -> list[IndexStatus]:
         """Say how far each index and token is for a tenant: how many values lack theirs, and whether it is searched.

@@ -2,6 +2,7 @@
 
 from .change import Change as Change
 from .change import SupersededError as SupersededError
+from .snapshot import KeyStates as KeyStates
 from .snapshot import Snapshot as Snapshot
 from .snapshot import TenantSummary as TenantSummary
 from .store import OWN_STATEMENTS as OWN_STATEMENTS

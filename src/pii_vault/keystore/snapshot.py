@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -78,6 +79,10 @@ class Snapshot:
     def pending(self) -> KeyRecord | None:
         """The newest data key that waits for its activation."""
         return next((key for key in reversed(self.data_keys) if key.state is KeyState.PRE_ACTIVE), None)
+
+
+KeyStates = Mapping[int, tuple[str, Mapping[int, KeyState]]]
+"""Tenants by keyset id: the name, and the states of the data keys by version."""
 
 
 _ACTIVE_KEK: Final = (keks.c.tenant_uid == tenants.c.uid) & (keks.c.state == KeyState.ACTIVE)
@@ -164,6 +169,25 @@ def summaries(connection: Connection) -> list[TenantSummary]:
         .order_by(tenants.c.name)
     )
     return [TenantSummary(bytes(uid), *rest) for uid, *rest in connection.execute(query)]
+
+
+def key_states(connection: Connection, name: str | None) -> KeyStates:
+    """Return the states of all tenants' data keys, or of one tenant's.
+
+    Raises:
+        TenantNotFoundError: nobody has this name.
+    """
+    data_key = (keys.c.tenant_uid == tenants.c.uid) & (keys.c.purpose == Purpose.DATA)
+    query = select(tenants.c.keyset_id, tenants.c.name, keys.c.version, keys.c.state)
+    query = query.outerjoin_from(tenants, keys, data_key)
+    if name is not None:
+        query = query.where(tenants.c.uid == tenant_uid(connection, name))
+    found: dict[int, tuple[str, dict[int, KeyState]]] = {}
+    for keyset_id, tenant, version, state in connection.execute(query):
+        _, states = found.setdefault(keyset_id, (tenant, {}))
+        if version is not None:
+            states[version] = KeyState(state)
+    return found
 
 
 def owners(connection: Connection, kms_key_arn: str) -> list[str]:

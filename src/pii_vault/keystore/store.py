@@ -26,7 +26,18 @@ from . import rows, schema
 from .change import Change, SupersededError
 from .schema import application, audit, audit_keys, key_use, tenants
 from .schema_change import schema_change
-from .snapshot import Snapshot, TenantSummary, names, owners, snapshot, summaries, tenant_uid, to_look_at
+from .snapshot import (
+    KeyStates,
+    Snapshot,
+    TenantSummary,
+    key_states,
+    names,
+    owners,
+    snapshot,
+    summaries,
+    tenant_uid,
+    to_look_at,
+)
 
 OWN_STATEMENTS: Final = "pii_vault_own_statements"
 """The execution option that marks the key store's statements: on an engine that is attached too, they need no keys."""
@@ -132,6 +143,15 @@ class KeyStore:
         """Return one line about each tenant, by name."""
         with self._transaction() as connection:
             return summaries(connection)
+
+    def key_states(self, name: str | None = None) -> KeyStates:
+        """Return the states of all tenants' data keys, or of one tenant's. Nothing else about them is read.
+
+        Raises:
+            TenantNotFoundError: nobody has this name.
+        """
+        with self._transaction() as connection:
+            return key_states(connection, name)
 
     def owners(self, kms_key_arn: str) -> list[str]:
         """Return the names of the tenants whose KEK lies under a KMS key, in order."""
