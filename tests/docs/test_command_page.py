@@ -82,6 +82,7 @@ def test_every_command_asks_whom_the_page_says(
     engine = create_engine(url)
     Base.metadata.create_all(engine)
     engine.dispose()
+    run("coverage", *models)
     run("index status acme", *models)
     run("index build acme", *models)
     run("index rotate acme", *models)

@@ -14,7 +14,7 @@ COMMANDS = [
     *("tenant add", "tenant list", "tenant show", "tenant set", "tenant suspend", "tenant resume"),
     *("key list", "key validate", "key rotate", "key evict", "key deactivate", "key compromise", "key destroy"),
     *("index status", "index build", "index rotate", "index drop", "index plan"),
-    *("rotate", "rewrap"),
+    *("rotate", "rewrap", "coverage"),
     *("audit log", "audit verify", "audit anchor"),
     "kms cost",
     *("inspect", "demo", "version"),
@@ -39,7 +39,9 @@ def test_every_command_has_a_help_of_its_own() -> None:
 
 def test_the_help_lists_commands_in_the_order_in_which_one_needs_them() -> None:
     listed = re.findall(r"^  (\w+)  ", help_of("").partition("Commands:")[2], re.MULTILINE)
-    assert listed == ["db", "tenant", "key", "index", "rotate", "rewrap", "audit", "kms", "inspect", "demo", "version"]
+    assert listed == [
+        *("db", "tenant", "key", "index", "rotate", "rewrap", "coverage", "audit", "kms", "inspect", "demo", "version")
+    ]
     assert listed == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
 
@@ -147,6 +149,8 @@ def test_without_a_command_it_prints_the_list_of_commands(group: str) -> None:
         ("rewrap --all --rate inf", "above 0"),
         ("rewrap --all --workers 0", "--workers"),
         ("rewrap --all --workers 9", "--workers"),
+        ("coverage acme", "Missing option '--metadata'"),
+        ("coverage --metadata m:B --json --openmetrics", "give --json or --openmetrics, not both"),
         ("audit log acme --after -1", "--after"),
         ("audit log acme --limit 0", "--limit"),
         ("kms", "Usage: pii-vault kms"),

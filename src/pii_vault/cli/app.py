@@ -15,6 +15,7 @@ ORDER: Final = (
     "rotate",
     "rewrap",
     "reencrypt",
+    "coverage",
     "audit",
     "kms",
     "inspect",

@@ -39,10 +39,16 @@ def show_json_lines(command: str, documents: Iterable[Any]) -> None:
         _write(adapter.dump_json(document))
 
 
-def _write(json: bytes) -> None:
-    # JSON is UTF-8 whatever the terminal's encoding is.
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines that a program reads, in UTF-8; on a terminal without control characters."""
+    shown = map(printable, lines) if sys.stdout.isatty() else lines
+    _write("\n".join(shown).encode())
+
+
+def _write(line: bytes) -> None:
+    # What programs read is UTF-8 whatever the terminal's encoding is.
     sys.stdout.flush()
-    sys.stdout.buffer.write(json + b"\n")
+    sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -314,6 +314,7 @@ class Cost:
 def kinds() -> dict[str, Any]:
     """Return the type of the document that each command prints with ``--json``; `audit anchor` always does."""
     from ..audit.reading import Anchor
+    from .coverage_reports import Covered
     from .documents import Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
     from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated, TokenPlan
     from .reencryption_reports import Reencrypted
@@ -344,6 +345,7 @@ def kinds() -> dict[str, Any]:
         "rewrap": Rewrapped,
         "rewrap --all": list[RewrappedTenant],
         "reencrypt": list[Reencrypted],
+        "coverage": Covered,
         "audit log": list[Entry],
         "audit verify": list[Verified],
         "audit anchor": Anchor,

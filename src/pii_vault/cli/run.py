@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from ..errors import PiiVaultError
-from . import auditing, costing, indexing, keys, looking, options, planning, reencrypting, rewrapping, tenants  # noqa: F401 - they add their commands
+from . import auditing, costing, covering, indexing, keys, looking, options, planning, reencrypting, rewrapping, tenants  # noqa: F401 - they add their commands
 from .app import app
 from .output import FAILED, USAGE, say
 
