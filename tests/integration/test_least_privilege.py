@@ -177,6 +177,17 @@ def test_whoever_re_encrypts_needs_to_count_and_whoever_only_looks_to_read(
     assert left("UPDATE ON pii_vault_key_use") == 0
 
 
+def test_whoever_counts_what_is_sealed_reads_two_tables_of_the_key_store(
+    world: World, as_role: Callable[..., Engine]
+) -> None:
+    with world.session() as session:
+        session.add(Person(email="ada@example.com"))
+    own = ("SELECT ON pii_vault_tenants", "SELECT ON pii_vault_keys", "SELECT ON pii_vault_revision")
+    for role in (as_role("SELECT ON {tables}"), as_role(*own)):
+        found = Vault(role, kms=world.kms).coverage(metadata=Base.metadata, engine=role, estimate=True)
+        assert [(each.tenant, each.count) for each in found.stored] == [("acme", 1)]
+
+
 def test_an_application_that_writes_tokens_has_to_be_able_to_say_what_they_are(
     world: World, as_role: Callable[..., Engine]
 ) -> None:
