@@ -328,7 +328,9 @@ def test_tables_of_several_schemas_are_told_apart(postgres: World) -> None:
         ]
 
 
-def test_an_engines_schema_map_is_followed_also_when_a_key_is_destroyed(postgres: World) -> None:
+def test_an_engines_schema_map_is_followed_also_when_a_key_is_destroyed(
+    postgres: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A table of the same name in the default schema is another one."""
     table = letters(None)
     with postgres.engine.begin() as connection:
@@ -341,6 +343,10 @@ def test_an_engines_schema_map_is_followed_also_when_a_key_is_destroyed(postgres
     for estimate in (False, True):
         found = coverage(postgres, metadata=table.metadata, engine=mapped, estimate=estimate)
         assert lines(found) == [("Letters.To", "acme", 1, ACTIVE, 1)]
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "SAMPLE", 4096)  # half of its page; the other table has none
+        found_in = coverage(postgres, metadata=table.metadata, engine=mapped, estimate=True)
+    assert found_in.tables == (Looked("Letters", 0.5),)
     assert module.values_under(mapped, table.metadata, found.stored[0].keyset_id or 0, 1) == {"Letters.To": 1}
     assert module.values_under(postgres.engine, table.metadata, found.stored[0].keyset_id or 0, 1) == {}
 
