@@ -51,6 +51,7 @@ ARGUMENTS = {
     "rotate": ["--due"],
     "rewrap": ["acme"],
     "reencrypt": ["acme", "--metadata", "pii_vault.keystore.schema:metadata"],
+    "coverage": ["--metadata", "pii_vault.keystore.schema:metadata"],
     "audit log": ["acme"],
     "kms cost": ["--processes", "2"],
     "audit verify": ["acme"],

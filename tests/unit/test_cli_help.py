@@ -14,7 +14,7 @@ COMMANDS = [
     *("tenant add", "tenant list", "tenant show", "tenant set", "tenant suspend", "tenant resume"),
     *("key list", "key validate", "key rotate", "key evict", "key deactivate", "key compromise", "key destroy"),
     *("index status", "index build", "index rotate", "index drop", "index plan"),
-    *("rotate", "rewrap", "coverage"),
+    *("rotate", "rewrap", "reencrypt", "coverage"),
     *("audit log", "audit verify", "audit anchor"),
     "kms cost",
     *("inspect", "demo", "version"),
@@ -40,7 +40,7 @@ def test_every_command_has_a_help_of_its_own() -> None:
 def test_the_help_lists_commands_in_the_order_in_which_one_needs_them() -> None:
     listed = re.findall(r"^  (\w+)  ", help_of("").partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("db", "tenant", "key", "index", "rotate", "rewrap", "coverage", "audit", "kms", "inspect", "demo", "version")
+        *("db", "tenant", "key", "index", "rotate", "rewrap", "reencrypt", "coverage", "audit", "kms", "inspect", "demo", "version")
     ]
     assert listed == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
