@@ -40,7 +40,21 @@ def test_every_command_has_a_help_of_its_own() -> None:
 def test_the_help_lists_commands_in_the_order_in_which_one_needs_them() -> None:
     listed = re.findall(r"^  (\w+)  ", help_of("").partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("db", "tenant", "key", "index", "rotate", "rewrap", "reencrypt", "coverage", "audit", "kms", "inspect", "demo", "version")
+        *(
+            "db",
+            "tenant",
+            "key",
+            "index",
+            "rotate",
+            "rewrap",
+            "reencrypt",
+            "coverage",
+            "audit",
+            "kms",
+            "inspect",
+            "demo",
+            "version",
+        )
     ]
     assert listed == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
 
