@@ -36,6 +36,7 @@ from tests.support.processes import forking
 from tests.support.world import World
 
 from pii_vault import EncryptedInteger, EncryptedString, LocalKms, Vault
+from pii_vault.envelope import parse
 from pii_vault.errors import ConfigurationError, KeyNotFoundError, KeyStateError, TenantSuspendedError
 from pii_vault.reencryption import resealing
 
@@ -369,3 +370,23 @@ def test_what_will_not_pass_is_not_waited_for(world: World) -> None:
             run(world)
     assert len(asked) == 1
     assert "hunter2" not in str(caught.value)
+
+
+def test_what_a_newer_key_has_sealed_meanwhile_is_never_sealed_back(world: World) -> None:
+    """Another process has rotated while the job runs, whose keyset held the next version before it was active."""
+    run(world)
+    world.vault.rotate("acme")
+    with world.session() as session:
+        session.execute(update(Person).where(Person.id == 4).values(note="newest"))
+    people = Table("people", MetaData(), Column("id"), Column("note", LargeBinary))
+    stored_note = select(people.c.note).where(people.c.id == 4)
+    with world.engine.connect() as connection:
+        before = bytes(connection.scalar(stored_note))
+    target = next(each for each in resealing.encrypted_tables(Base.metadata) if each.name == "people")
+    with world.vault.tenant("acme") as scope:
+        job = resealing.Resealing(world.engine, scope, target, resealing.Wanted(frozenset((1,)), version=2))
+        assert job.count() == 0
+        assert job.run(lambda _: None) == []
+        assert not resealing.Wanted(frozenset((1,)), version=2).is_lacking(parse(before), target.kinds["note"])
+    with world.engine.connect() as connection:
+        assert bytes(connection.scalar(stored_note)) == before

@@ -34,7 +34,7 @@ class Reencrypted:
         dry_run: Whether rows were counted only, and none was written.
         suspended: Whether the tenant is suspended, so that nothing was done.
         version: The data-key version that seals now; null when it failed.
-        rows_left: How many rows still hold a value of another version, or one without its tokens; null when it failed.
+        rows_left: How many rows still hold a value of an older version, or one without its tokens; null when it failed.
         drained_at: From when on nobody can be sealing with an older version any longer; null when it failed.
         complete: Whether nothing is left, counted after that; false when it failed.
         problems: Values that could not be sealed anew; empty after a dry run.

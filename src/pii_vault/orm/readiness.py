@@ -170,9 +170,9 @@ def lacking(stored: ColumnElement[bytes], tokens: int, generations: Iterable[int
     return not_(and_(_part(stored, _TOKENS) >= bytes((tokens,)), _part(stored, _GENERATION).in_(live)))
 
 
-def under_others(stored: ColumnElement[bytes], version: int) -> ColumnElement[bool]:
-    """Return the condition that a stored value was sealed with another data-key version."""
-    return _part(stored, _VERSION) != version.to_bytes(2, "big")
+def under_older(stored: ColumnElement[bytes], version: int) -> ColumnElement[bool]:
+    """Return the condition that a stored value was sealed with a data-key version before this one."""
+    return _part(stored, _VERSION) < version.to_bytes(2, "big")
 
 
 def not_ready(tenant: str, searched: Searched, missing: int, total: int) -> IndexNotReadyError:

@@ -31,7 +31,7 @@ class Reencryption:
     Attributes:
         tenant: Whose values.
         version: The data-key version that they are sealed with now.
-        left: How many rows still hold a value of another version.
+        left: How many rows still hold a value of an older version.
         problems: Values that could not be sealed anew; they stay as they are.
         foreign: How many values in the tenant's rows were not sealed for it, by ``table.column``. They are not touched:
             sealed anew they would become its own. Counted where the table has a tenant column.

@@ -33,7 +33,7 @@ from ..envelope import Header, parse
 from ..errors import ConfigurationError, OpenError
 from ..orm.encrypted_type import EncryptedType
 from ..orm.engine import warm
-from ..orm.readiness import lacking, owned, under_others
+from ..orm.readiness import lacking, owned, under_older
 from ..scope import Scope
 from .coverage import counted
 from .retrying import with_retries
@@ -88,7 +88,8 @@ class Wanted:
 
     Attributes:
         generations: Of index keys: its tokens, if its column declares any.
-        version: Of data keys; None for any.
+        version: Of data keys, or a later one: what somebody has sealed with a newer key meanwhile is never sealed back.
+            None for any.
     """
 
     generations: frozenset[int]
@@ -100,12 +101,12 @@ class Wanted:
         if kind.slots:
             conditions.append(lacking(stored, len(kind.slots), self.generations))
         if self.version is not None:
-            conditions.append(under_others(stored, self.version))
+            conditions.append(under_older(stored, self.version))
         return or_(*conditions)
 
     def is_lacking(self, header: Header, kind: EncryptedType[Any]) -> bool:
         """Say the same of one that was read."""
-        if self.version is not None and header.version != self.version:
+        if self.version is not None and header.version < self.version:
             return True
         tokens = len(kind.slots)
         return tokens > 0 and not (header.tokens >= tokens and header.index_generation in self.generations)
