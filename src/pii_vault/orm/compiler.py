@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import PiiVaultError, UnsupportedOperationError
-from . import checker, generated, search, uniqueness  # noqa: F401 - generated: renders tokens on MariaDB and MySQL
+from . import checker, search, uniqueness
 from .attachment import _ATTRIBUTE
 from .comparator import refused
 from .encrypted_type import EncryptedType

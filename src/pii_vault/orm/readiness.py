@@ -35,18 +35,13 @@ from ..blind_index import SlotRecord
 from ..errors import BlindIndexError, IndexNotReadyError
 from ..scope import Scope, in_greenlet
 from ..sealing import Keyset, other_tokens
+from .header_parts import GENERATION, KEYSET, TOKENS, VERSION, part
 from .search import Searched
 
 ResultT = TypeVar("ResultT")
 
 SETTLED_AFTER: Final = timedelta(days=1)
 """Longer than any process goes on sealing as it did, and any transaction in which it has done so stays open."""
-
-_KEYSET: Final = (2, 4)
-_VERSION: Final = (6, 2)
-_GENERATION: Final = (9, 1)
-_TOKENS: Final = (10, 1)
-"""Where these stand in a header and how long they are, counted from 1 as SQL does (docs/format.md, section 1)."""
 
 
 def require(
@@ -151,7 +146,7 @@ class Lacking:
 
 def owned(stored: ColumnElement[bytes], keyset: Keyset) -> ColumnElement[bool]:
     """Return the condition that a stored value was sealed for a tenant."""
-    return _part(stored, _KEYSET) == keyset.identity.keyset_bytes
+    return part(stored, KEYSET) == keyset.identity.keyset_bytes
 
 
 def of_tenant(home: Any, tenant_column: str | None, tenant: str) -> tuple[Column[str], ColumnElement[bool]] | None:
@@ -167,12 +162,12 @@ def of_tenant(home: Any, tenant_column: str | None, tenant: str) -> tuple[Column
 def lacking(stored: ColumnElement[bytes], tokens: int, generations: Iterable[int]) -> ColumnElement[bool]:
     """Return the condition that a stored value has fewer tokens than so many, or of other index keys than these."""
     live = [bytes((each,)) for each in sorted(generations)]
-    return not_(and_(_part(stored, _TOKENS) >= bytes((tokens,)), _part(stored, _GENERATION).in_(live)))
+    return not_(and_(part(stored, TOKENS) >= bytes((tokens,)), part(stored, GENERATION).in_(live)))
 
 
 def under_older(stored: ColumnElement[bytes], version: int) -> ColumnElement[bool]:
     """Return the condition that a stored value was sealed with a data-key version before this one."""
-    return _part(stored, _VERSION) < version.to_bytes(2, "big")
+    return part(stored, VERSION) < version.to_bytes(2, "big")
 
 
 def not_ready(tenant: str, searched: Searched, missing: int, total: int) -> IndexNotReadyError:
@@ -190,10 +185,6 @@ def not_ready(tenant: str, searched: Searched, missing: int, total: int) -> Inde
         total=total,
         hint=f"seal them anew: pii-vault index build {tenant}",
     )
-
-
-def _part(stored: ColumnElement[bytes], place: tuple[int, int]) -> ColumnElement[bytes]:
-    return func.substr(stored, *place, type_=LargeBinary)
 
 
 def off_the_loop(write: Callable[[], ResultT]) -> ResultT:

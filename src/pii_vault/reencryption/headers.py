@@ -31,13 +31,7 @@ from sqlalchemy import (
 from ..envelope import HEADER_BYTES, MAX_TOKENS, OVERHEAD_BYTES, SUITE_COLUMN, SUITE_ROW, TOKEN_BYTES, parse
 from ..errors import ConfigurationError, FormatError
 from ..orm.encrypted_type import EncryptedType
-
-_FIRST: Final = (1, 1)
-_KEYSET: Final = (2, 4)
-_KEY: Final = (2, 6)
-_TOKENS: Final = (10, 1)
-_HEADER: Final = (1, HEADER_BYTES)
-"""Where these stand and how long they are, counted from 1 as SQL does; the key is keyset id and version."""
+from ..orm.header_parts import FIRST, HEADER, KEY, KEYSET, TOKENS, part
 
 _SUITES: Final = [bytes((each,)) for each in (SUITE_COLUMN, SUITE_ROW)]
 _NO_TEXT: Final = b"\xf8"
@@ -92,7 +86,7 @@ def sealed_tables(metadata: MetaData) -> list[Table]:
 
 def under_key(stored: ColumnElement[bytes], key: Key) -> ColumnElement[bool]:
     """Return the condition that stored bytes name a data key."""
-    return _part(stored, _KEY) == literal(key[0].to_bytes(4, "big") + key[1].to_bytes(2, "big"), LargeBinary)
+    return part(stored, KEY) == literal(key[0].to_bytes(4, "big") + key[1].to_bytes(2, "big"), LargeBinary)
 
 
 def grouped(table: Table, keyset_id: int | None, percent: float, seed: int) -> Any:
@@ -114,7 +108,7 @@ def grouped(table: Table, keyset_id: int | None, percent: float, seed: int) -> A
         stored = source.columns[each.key]
         what: Select[Any] = select(_group(stored).label("what"))
         if keyset_id is not None:
-            what = what.where(_begins_sealed(stored), _part(stored, _KEYSET) == keyset_id.to_bytes(4, "big"))
+            what = what.where(_begins_sealed(stored), part(stored, KEYSET) == keyset_id.to_bytes(4, "big"))
         # Grouped by a name: PostgreSQL would not see that an expression with parameters is the same one twice.
         inner = what.subquery()
         chosen = select(literal_column(str(place)).label("place"), inner.c.what, func.count().label("count"))
@@ -139,23 +133,19 @@ def _group(stored: ColumnElement[bytes]) -> ColumnElement[Any]:
     """Return the header of what can be a sealed value, and else one mark for all: there is no group for each text."""
     least = case(
         {bytes((count,)): OVERHEAD_BYTES + count * TOKEN_BYTES for count in range(MAX_TOKENS + 1)},
-        value=_part(stored, _TOKENS),
+        value=part(stored, TOKENS),
     )
     begins = _begins_sealed(stored)
     marks = {other: literal(mark, LargeBinary) for other, mark in _MARKS.items()}
     # On SQLite text is below all bytes, so that it is plaintext whatever it begins with.
     return case(
         (stored.is_(None), null()),
-        (and_(begins, func.length(stored) >= least), _part(stored, _HEADER)),
+        (and_(begins, func.length(stored) >= least), part(stored, HEADER)),
         (begins, marks[Other.MALFORMED]),
-        (_part(stored, _FIRST) >= _NO_TEXT, marks[Other.UNSUPPORTED]),
+        (part(stored, FIRST) >= _NO_TEXT, marks[Other.UNSUPPORTED]),
         else_=marks[Other.PLAINTEXT],
     )
 
 
 def _begins_sealed(stored: ColumnElement[bytes]) -> ColumnElement[bool]:
-    return _part(stored, _FIRST).in_(_SUITES)
-
-
-def _part(stored: ColumnElement[bytes], place: tuple[int, int]) -> ColumnElement[bytes]:
-    return func.substr(stored, *place, type_=LargeBinary)
+    return part(stored, FIRST).in_(_SUITES)
