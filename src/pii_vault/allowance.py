@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Final
 
 from . import primitives
@@ -70,6 +70,16 @@ class Allowance:
         """
         self._next = min(2 * self._next, LARGEST)
         self._give(count)
+
+    def take(self, count: int) -> list[bytes]:
+        """Spend `count` uses at once, or as many as are left; return an IV for each.
+
+        The IVs are cut from one piece of random bytes, which nobody keeps: a process that forks meanwhile does not
+        leave them to its child.
+        """
+        spent, size = len(list(islice(self._left, count))), primitives.IV_BYTES
+        random = primitives.new_iv(spent * size)
+        return [random[start : start + size] for start in range(0, spent * size, size)]
 
     def _give(self, count: int) -> None:
         self._granted = count

@@ -32,6 +32,9 @@ Tokens: TypeAlias = Callable[[Any], bytes]
 IndexedSealing: TypeAlias = tuple[bytes, primitives.Cipher, bytes, bytes, Iterator[bytes], Tokens]
 """Header, encrypt, what stands in the AAD before and after header and tokens, `Allowance.ivs`, tokens."""
 
+Mover: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], list[bytes]]
+"""Seals values anew, given them and an IV for each."""
+
 LIVE_GENERATIONS: Final = 2
 """How many generations of index keys a tenant has at most, while one takes the place of another."""
 
@@ -234,6 +237,32 @@ class Keyset:
         """Prepare the opening of one column's values with exactly these 10 header bytes, which name no tokens."""
         subkey = self._subkey(header[0], int.from_bytes(header[5:7], "big"), context)
         return primitives.opener(subkey.reveal()), value_aad(header, self.identity, context)
+
+    def mover(self, context: str, header: bytes) -> Mover:
+        """Prepare to move values with exactly these 10 header bytes, which name no tokens, to the active version.
+
+        What is in them is neither decoded nor changed, and keeps its codec. The function raises
+        `primitives.INVALID_TAG` or ValueError when one of them does not authenticate, without saying which.
+
+        Raises:
+            KeyStateError: there is no active version.
+            KeyNotFoundError: the keyset does not hold the version that sealed them.
+            BlindIndexError: values of the column are searched by tokens.
+        """
+        version = int.from_bytes(header[5:7], "big")
+        if version not in self._keys:
+            raise self._no_key(version, context)
+        decrypt, aad = self.opening(context, header)
+        new, encrypt, new_aad, _ = self.sealing(context, header[7])
+        iv, body = slice(HEADER_BYTES, HEADER_BYTES + IV_BYTES), slice(HEADER_BYTES + IV_BYTES, None)
+
+        def move(sealed: Sequence[bytes], ivs: Sequence[bytes]) -> list[bytes]:
+            return [
+                new + fresh + encrypt(fresh, decrypt(each[iv], each[body], aad), new_aad)
+                for each, fresh in zip(sealed, ivs, strict=True)
+            ]
+
+        return move
 
     def doubt(self, context: str, header: Header) -> None:
         """Take a value without tokens, in a column that is searched by them, as a sign that more may lack theirs.

@@ -200,13 +200,13 @@ def test_two_rows_of_one_value_are_named_where_the_index_is_unique(world: World)
 
 def test_a_row_that_the_database_refuses_is_named(world: World) -> None:
     """A CHECK on the length, say, that was made before the column had tokens."""
-    from pii_vault.reencryption.resealing import Resealing
+    from pii_vault.reencryption.rows import Rows
 
     def refused(*_: Any) -> int:
         raise IntegrityError("UPDATE", None, ValueError("hunter2"))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Resealing, "_update", refused)
+        patched.setattr(Rows, "write", refused)
         patched.setattr("pii_vault.reencryption.resealing._PASSES", 1)
         found_there = {(each.column, each.why) for each in build(world).problems}
     assert ("people.email", "another row has the same value, and the index is unique") in found_there
@@ -214,7 +214,7 @@ def test_a_row_that_the_database_refuses_is_named(world: World) -> None:
     same = EncryptedString(index=BlindIndex(normalise=("casefold",)))
     Table("people", only, Column("id", Integer, primary_key=True), Column("email", same))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Resealing, "_update", refused)
+        patched.setattr(Rows, "write", refused)
         patched.setattr("pii_vault.reencryption.resealing._PASSES", 1)
         built = world.vault.build_index("acme", metadata=only, engine=world.engine)
     assert {each.why for each in built.problems} == {"the database said ValueError"}
@@ -229,13 +229,13 @@ def test_a_table_that_cannot_be_read_or_written_is_one_sentence_without_paramete
             ask("acme", metadata=elsewhere, engine=world.engine)
         assert caught.value.__context__ is None
 
-    from pii_vault.reencryption.resealing import Resealing
+    from pii_vault.reencryption.rows import Rows
 
     def refused(*_: Any) -> int:
         raise OperationalError("UPDATE", {"after": b"hunter2"}, PermissionError("hunter2"))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Resealing, "_update", refused)
+        patched.setattr(Rows, "write", refused)
         with pytest.raises(ConfigurationError, match="'people' cannot be sealed anew: PermissionError") as caught:
             build(world)
     assert caught.value.__context__ is None
@@ -257,12 +257,12 @@ def test_nothing_of_others_is_written_over(world: World) -> None:
     original = Resealing._write
     done: list[bool] = []
 
-    def late(self: Resealing, changes: list[dict[str, Any]]) -> int:
+    def late(self: Resealing, change: Any) -> int:
         if not done:
             done.append(True)
             with world.vault.tenant("acme"), world.engine.begin() as connection:
                 connection.execute(update(OldPerson).where(OldPerson.id == 3).values(email="late@example.com"))
-        return original(self, changes)
+        return original(self, change)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Resealing, "_write", late)

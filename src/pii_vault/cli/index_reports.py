@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..blind_index import Plan
     from ..reencryption.indexing import Built, IndexRotation, IndexStatus
-    from ..reencryption.resealing import Problem
+    from ..reencryption.targets import Problem
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def reencrypt(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", metavar="N", min=1, max=10_000, help="So many rows at a time; 500 by default."),
+        typer.Option("--batch", metavar="N", min=1, max=10_000, help="So many rows at a time; 2,000 by default."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what is left, and write nothing.")] = False,
     database_url: options.DatabaseUrl = None,
@@ -102,13 +102,17 @@ def _show(found: Sequence[Reencrypted]) -> None:
     for each in found:
         say_who_was_left_out(each.tenant, suspended=each.suspended, failure=each.failure)
         say_problems(each.tenant, each.problems)
-        for strange in each.foreign:
-            values = "1 value" if strange.count == 1 else f"{strange.count:,} values"
-            output.say(
-                f"tenant {each.tenant!r}: {values} of {strange.column} in its rows, not sealed for it and left alone "
-                "(find out how that came about)"
-            )
-        if each.rows_left and not (each.problems or each.dry_run):
+        for misplaced, where in (
+            (each.foreign, "in its rows, not sealed for it"),
+            (each.astray, "sealed for it, in other tenants' rows"),
+        ):
+            for strange in misplaced:
+                values = "1 value" if strange.count == 1 else f"{strange.count:,} values"
+                output.say(
+                    f"tenant {each.tenant!r}: {values} of {strange.column} {where} and left alone "
+                    "(find out how that came about)"
+                )
+        if each.rows_left and not (each.problems or each.astray or each.dry_run):
             rows = "1 row" if each.rows_left == 1 else f"{each.rows_left:,} rows"
             output.say(f"tenant {each.tenant!r}: {rows} changed meanwhile and left (run the same command again)")
 

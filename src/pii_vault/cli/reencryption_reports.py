@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ForeignValues:
-    """How many values of a column stand in a tenant's rows and were not sealed for it.
+    """How many values of a column stand in rows of a tenant for whom they were not sealed.
 
     Attributes:
         column: The column, `table.column`.
@@ -40,6 +40,8 @@ class Reencrypted:
         problems: Values that could not be sealed anew; empty after a dry run.
         foreign: Values in the tenant's rows that were not sealed for it, by column; they are left alone. Empty without
             `--tenant-column`.
+        astray: Values of older versions that were sealed for the tenant and stand in other tenants' rows, by column;
+            they are left alone. Empty without `--tenant-column`.
         failure: Why it failed, one sentence; null otherwise.
     """
 
@@ -52,6 +54,7 @@ class Reencrypted:
     complete: bool
     problems: list[RowProblem]
     foreign: list[ForeignValues]
+    astray: list[ForeignValues]
     failure: str | None
 
     @classmethod
@@ -67,15 +70,16 @@ class Reencrypted:
             complete=done.complete,
             problems=[RowProblem.of(each) for each in done.problems],
             foreign=[ForeignValues(column, count) for column, count in done.foreign.items()],
+            astray=[ForeignValues(column, count) for column, count in done.astray.items()],
             failure=None,
         )
 
     @classmethod
     def not_looked_at(cls, tenant: str, *, dry_run: bool, suspended: bool, failure: str | None) -> Reencrypted:
         """Return the report on a tenant for which nothing was done."""
-        return cls(tenant, dry_run, suspended, None, None, None, False, [], [], failure)
+        return cls(tenant, dry_run, suspended, None, None, None, False, [], [], [], failure)
 
     @property
     def is_bad(self) -> bool:
         """Whether somebody has to look at it: running it again does not help by itself."""
-        return bool(self.problems or self.foreign or self.failure)
+        return bool(self.problems or self.foreign or self.astray or self.failure)

@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Column, Engine, LargeBinary, MetaData, Table, case, func, not_, select
+from sqlalchemy import Column, Engine, LargeBinary, MetaData, Table, and_, case, func, not_, select
 
 from ..errors import KeyStateError
 from ..lifecycle.ending import DRAIN
 from ..lifecycle.parts import Parts
-from ..orm.attachment import attached
-from ..orm.readiness import of_tenant, owned
+from ..orm.readiness import owned
 from ..scope import Scope
 from ..sealing import Keyset
 from .coverage import counted
-from .resealing import BATCH, Problem, Progress, Resealing, Target, Wanted, encrypted_tables, reseal
+from .resealing import BATCH, Progress, Resealing, reseal, whose_rows
+from .targets import Problem, Target, Wanted, encrypted_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Reencryption:
         problems: Values that could not be sealed anew; they stay as they are.
         foreign: How many values in the tenant's rows were not sealed for it, by ``table.column``. They are not touched:
             sealed anew they would become its own. Counted where the table has a tenant column.
+        astray: How many values that were sealed for the tenant stand in other tenants' rows and are left there, by
+            ``table.column``. Counted likewise.
         drained_at: From when on nobody can be sealing with an older version any longer, UTC.
         complete: Whether nothing is left, counted after that.
     """
@@ -44,6 +47,7 @@ class Reencryption:
     left: int
     problems: tuple[Problem, ...]
     foreign: Mapping[str, int]
+    astray: Mapping[str, int]
     drained_at: datetime
     complete: bool
 
@@ -90,22 +94,35 @@ def reencrypt(
     left = sum(Resealing(engine, scope, target, wanted, batch).count() for target in targets)
     drained_at = active.activated_at + DRAIN
     complete = not left and counted_at >= drained_at
-    foreign = _foreign(engine, keyset, targets)
-    return Reencryption(scope.tenant, active.version, left, problems, foreign, drained_at, complete)
+    foreign = _misplaced(engine, keyset, targets, wanted, ours=True)
+    astray = _misplaced(engine, keyset, targets, wanted, ours=False) if left else {}
+    return Reencryption(scope.tenant, active.version, left, problems, foreign, astray, drained_at, complete)
 
 
-def _foreign(engine: Engine, keyset: Keyset, targets: Sequence[Target]) -> dict[str, int]:
-    attachment = attached(engine.dialect)
-    tenant_column = attachment.tenant_column if attachment is not None else None
+def _misplaced(
+    engine: Engine, keyset: Keyset, targets: Sequence[Target], wanted: Wanted, *, ours: bool
+) -> dict[str, int]:
+    """Count values that were not sealed for the tenant in whose rows they stand, by column.
+
+    Args:
+        engine: On the application's database.
+        keyset: The tenant's.
+        targets: The tables; those that do not say whose rows they hold are left out.
+        wanted: What its values are to be sealed with.
+        ours: Whether to look for others' values in the tenant's rows, or for its own, that are left, in others'.
+    """
     found: dict[str, int] = {}
     for target in targets:
-        whose = of_tenant(target.table, tenant_column, keyset.tenant)
-        if whose is None:
+        mine = whose_rows(engine, target, keyset.tenant)
+        if mine is None:
             continue
-        owner, mine = whose
-        stored = {name: Column(name, LargeBinary) for name in target.kinds}
-        table = Table(target.table.name, MetaData(), owner, *stored.values(), schema=target.table.schema)
-        strange = [func.sum(case((not_(owned(each, keyset)), 1), else_=0)) for each in stored.values()]
-        counts = counted(engine, target.name, select(*strange).select_from(table).where(mine))
-        found |= {f"{target.name}.{name}": int(count) for name, count in zip(stored, counts, strict=True) if count}
+        strange = []
+        for name, kind in target.kinds.items():
+            stored = Column(name, LargeBinary)
+            its = owned(stored, keyset)
+            strange.append(func.sum(case((not_(its) if ours else and_(its, wanted.lacks(stored, kind)), 1), else_=0)))
+        table = Table(target.table.name, MetaData(), schema=target.table.schema)
+        query: Any = select(*strange).select_from(table).where(mine if ours else not_(mine))
+        counts = zip(target.kinds, counted(engine, target.name, query), strict=True)
+        found |= {f"{target.name}.{name}": int(count) for name, count in counts if count}
     return found

@@ -2,151 +2,41 @@
 
 A row is written only over the very bytes that were read (compare and swap), so nothing that somebody writes meanwhile
 is lost. Each batch is a transaction of its own, and which rows are left is read off their headers, so a run that was
-ended in any way is simply started again. Nothing of the ORM takes part: no event, no ``onupdate``, no version counter.
+ended in any way is simply started again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import Any, Final
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Engine,
-    LargeBinary,
-    MetaData,
-    Table,
-    and_,
-    bindparam,
-    func,
-    or_,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Column, ColumnElement, Engine, LargeBinary, MetaData, Table, and_, func, or_, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from ..envelope import Header, parse
-from ..errors import ConfigurationError, OpenError
-from ..orm.encrypted_type import EncryptedType
+from ..errors import ConfigurationError
+from ..orm.attachment import attached
 from ..orm.engine import warm
-from ..orm.readiness import lacking, owned, under_older
+from ..orm.readiness import of_tenant, owned
 from ..scope import Scope
+from .ahead import one_ahead
 from .coverage import counted
+from .moving import Moving
 from .retrying import with_retries
+from .rows import WHOLE, Change, Key, Read, Span, rows_of
+from .targets import Problem, Target, Wanted
 
-BATCH: Final = 500
-"""How many rows are read, sealed and written together."""
+BATCH: Final = 2_000
+"""How many rows are read, sealed and written together: locked for some hundredths of a second."""
 
 _PASSES: Final = 10
 """How often a table is gone through: rows that others have changed meanwhile are left to the next time."""
 
+_FARTHEST: Final = 32
+"""Through how many batches' rows one batch looks at most, while it finds little."""
+
 Progress = Callable[[int, int], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A value that could not be sealed anew. It stays as it is.
-
-    Attributes:
-        column: ``table.column``.
-        key: The row's primary key, as text.
-        why: What is wrong, without the value.
-    """
-
-    column: str
-    key: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A table with encrypted columns that are to be sealed anew.
-
-    Attributes:
-        table: The table.
-        key: Its primary key's columns.
-        kinds: The columns' types, by their names in the database.
-    """
-
-    table: Table
-    key: tuple[Column[Any], ...]
-    kinds: dict[str, EncryptedType[Any]]
-
-    @property
-    def name(self) -> str:
-        """Its name, with its schema if it has one."""
-        return self.table.fullname
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a value is to be sealed with; one that is not is sealed anew.
-
-    Attributes:
-        generations: Of index keys: its tokens, if its column declares any.
-        version: Of data keys, or a later one: what somebody has sealed with a newer key meanwhile is never sealed back.
-            None for any.
-    """
-
-    generations: frozenset[int]
-    version: int | None = None
-
-    def lacks(self, stored: Any, kind: EncryptedType[Any]) -> ColumnElement[bool]:
-        """Return the condition that a stored value of a column is not."""
-        conditions: list[ColumnElement[bool]] = []
-        if kind.slots:
-            conditions.append(lacking(stored, len(kind.slots), self.generations))
-        if self.version is not None:
-            conditions.append(under_older(stored, self.version))
-        return or_(*conditions)
-
-    def is_lacking(self, header: Header, kind: EncryptedType[Any]) -> bool:
-        """Say the same of one that was read."""
-        if self.version is not None and header.version < self.version:
-            return True
-        tokens = len(kind.slots)
-        return tokens > 0 and not (header.tokens >= tokens and header.index_generation in self.generations)
-
-
-def encrypted_tables(metadata: MetaData) -> list[Target]:
-    """Return the tables with encrypted columns.
-
-    Raises:
-        ConfigurationError: there is none, or one of them has no primary key.
-    """
-    return _targets(metadata, lambda _kind: True, "the metadata holds no encrypted column")
-
-
-def searched_tables(metadata: MetaData) -> list[Target]:
-    """Return the tables whose columns declare tokens, with these columns.
-
-    Raises:
-        ConfigurationError: there is none, or one of them has no primary key.
-    """
-    nothing = "no encrypted column of the metadata declares an index or tokens"
-    return _targets(metadata, lambda kind: bool(kind.slots), nothing)
-
-
-def _targets(metadata: MetaData, takes: Callable[[EncryptedType[Any]], bool], nothing: str) -> list[Target]:
-    found = []
-    for each in metadata.sorted_tables:
-        encrypted = {mine.name: mine.type for mine in each.columns if isinstance(mine.type, EncryptedType)}
-        kinds = {name: kind for name, kind in encrypted.items() if takes(kind)}
-        if kinds:
-            found.append(Target(each, tuple(each.primary_key.columns), kinds))
-    if not found:
-        raise ConfigurationError(nothing, hint="name the declarative base or the MetaData of the application's models")
-    for target in found:
-        if not target.key:
-            raise ConfigurationError(
-                f"table {target.name!r} has no primary key, so its rows cannot be gone through one after the other",
-                hint="give it one, or write its rows anew yourself",
-            )
-    return found
 
 
 class Resealing:
@@ -158,30 +48,34 @@ class Resealing:
         target: The table.
         wanted: What values are to be sealed with.
         batch: How many rows at a time.
+        span: Which piece of the table.
     """
 
-    def __init__(self, engine: Engine, scope: Scope, target: Target, wanted: Wanted, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        scope: Scope,
+        target: Target,
+        wanted: Wanted,
+        batch: int = BATCH,
+        span: Span = WHOLE,
+    ) -> None:
         self._engine: Final = engine
         self._scope: Final = scope
         self._target: Final = target
-        self._wanted: Final = wanted
         self._batch: Final = batch
-        self._opens: Final = {name: kind.result_processor(engine.dialect, None) for name, kind in target.kinds.items()}
-        self._seals: Final = {name: kind.bind_processor(engine.dialect) for name, kind in target.kinds.items()}
-        # Plain columns by name: what is read and written here is sealed.
-        self._stored: Final = {name: Column(name, LargeBinary) for name in target.kinds}
-        self._key: Final = [Column(each.name, each.type) for each in target.key]
-        columns = (*self._key, *self._stored.values())
-        # A table of its own: an engine's schema map is followed only for a Table.
-        self._table: Final = Table(target.table.name, MetaData(), *columns, schema=target.table.schema)
+        self._span: Final = span
+        # A value that stands in another tenant's row gets its tokens there, but no new key: somebody has to look at it.
+        mine = whose_rows(engine, target, scope.tenant) if wanted.version is not None else None
+        self._rows: Final = rows_of(engine, target, mine)
+        self._moving: Final = {name: Moving(engine.dialect, scope, kind, wanted) for name, kind in target.kinds.items()}
         self._problems: Final[dict[tuple[str, str], Problem]] = {}
         keyset = scope.renew()
-        mine = [
-            and_(owned(self._stored[name], keyset), wanted.lacks(self._stored[name], kind))
-            for name, kind in target.kinds.items()
+        stored = {name: Column(name, LargeBinary) for name in target.kinds}
+        lacking = [
+            and_(owned(stored[name], keyset), wanted.lacks(stored[name], kind)) for name, kind in target.kinds.items()
         ]
-        self._left: Final = or_(*mine)
-        self._keyset_id: Final = keyset.identity.keyset_id
+        self._left: Final = or_(*lacking)
 
     def declare(self) -> None:
         """Write down what the columns' slots hold, before anything is sealed: counting writes nothing."""
@@ -195,7 +89,9 @@ class Resealing:
         Raises:
             ConfigurationError: the table cannot be read.
         """
-        query = select(func.count()).select_from(self._table).where(self._left)
+        home = self._target.table
+        table = Table(home.name, MetaData(), schema=home.schema)
+        query = select(func.count()).select_from(table).where(self._left)
         return int(counted(self._engine, self._target.name, query)[0])
 
     def run(self, progress: Callable[[int], object]) -> list[Problem]:
@@ -221,102 +117,80 @@ class Resealing:
         )
 
     def _pass(self, progress: Callable[[int], object]) -> bool:
-        """Go through the table once; return whether anything was found that could be written."""
-        found, last = False, None
-        while True:
-            rows = with_retries(partial(self._read, last))
-            if not rows:
-                return found
-            last = tuple(rows[-1][: len(self._key)])
-            changes = list(self._changes(rows))
-            written = self._write(changes)
+        """Go through the piece once; return whether anything was found that could be written."""
+        found = False
+        batches = self._batches()
+        for changes in one_ahead(batches) if self._rows.side_by_side else batches:
             found = found or bool(changes)
-            progress(written)
+            progress(sum(map(self._write, changes)))
+        return found
 
-    def _read(self, last: tuple[Any, ...] | None) -> Sequence[Any]:
-        with self._engine.connect() as connection:
-            return connection.execute(self._next(last)).all()
+    def _batches(self) -> Iterator[list[Change]]:
+        """Yield what is to be written, batch by batch. Where little is left, one batch looks through more rows."""
+        span: Span | None = self._span
+        size = self._batch
+        while span is not None:
+            end = with_retries(partial(self._rows.end, span, size))
+            piece = Span(span.after, span.upto if end is None else end)
+            read = with_retries(partial(self._rows.read, self._left, piece, self._batch))
+            if read.keys:
+                yield self._changes(read)
+            if len(read.keys) == self._batch:
+                span, size = Span(read.keys[-1], span.upto), max(self._batch, size // 2)
+            else:
+                span = Span(end, span.upto) if end is not None else None
+                size = size if 2 * len(read.keys) >= size else min(2 * size, _FARTHEST * self._batch)
 
-    def _next(self, last: tuple[Any, ...] | None) -> Any:
-        query = select(*self._key, *self._stored.values()).where(self._left).order_by(*self._key).limit(self._batch)
-        if last is None:
-            return query
-        if len(last) == 1:
-            return query.where(self._key[0] > last[0])
-        return query.where(tuple_(*self._key) > tuple_(*last))
+    def _changes(self, read: Read) -> list[Change]:
+        """Return what is to be written of some rows, those together of which the same columns change."""
+        warm(self._scope, len(read.keys) * len(read.columns))
+        after = [
+            moving.moved(stored, partial(self._failed, name, read.keys))
+            for (name, moving), stored in zip(self._moving.items(), read.columns, strict=True)
+        ]
+        if not any(None in each for each in after):  # as a rule
+            return [Change(tuple(self._moving), read.keys, read.columns, after)]
+        rows: dict[tuple[bool, ...], list[int]] = {}
+        for place, row in enumerate(zip(*after, strict=True)):
+            rows.setdefault(tuple([each is not None for each in row]), []).append(place)
+        return [self._change(read, after, which, places) for which, places in rows.items() if any(which)]
 
-    def _changes(self, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
-        """Yield for each row its key and, of each column that is sealed anew, the bytes before and after."""
-        warm(self._scope, len(rows) * len(self._stored))
-        for row in rows:
-            change: dict[str, Any] = {}
-            for name, before in zip(self._stored, row[len(self._key) :], strict=True):
-                if before is None or not self._is_left(name, bytes(before)):
-                    continue
-                after = self._resealed(name, bytes(before), row)
-                if after is not None:
-                    change |= {f"before_{name}": bytes(before), f"after_{name}": after}
-            if change:
-                yield change | {f"key_{i}": value for i, value in enumerate(row[: len(self._key)])}
+    def _change(
+        self, read: Read, after: Sequence[Sequence[Any]], which: Sequence[bool], places: Sequence[int]
+    ) -> Change:
+        def taken(columns: Sequence[Sequence[Any]]) -> list[list[Any]]:
+            return [[column[place] for place in places] for column in compress(columns, which)]
 
-    def _is_left(self, name: str, sealed: bytes) -> bool:
-        try:
-            header = parse(sealed)
-        except OpenError:
-            return int.from_bytes(sealed[1:5], "big") == self._keyset_id
-        if header.keyset_id != self._keyset_id:
-            return False  # another tenant's row: never touched here
-        return self._wanted.is_lacking(header, self._target.kinds[name])
+        names = tuple(compress(self._moving, which))
+        return Change(names, [read.keys[place] for place in places], taken(read.columns), taken(after))
 
-    def _resealed(self, name: str, before: bytes, row: Any) -> bytes | None:
-        failure = ""
-        try:
-            sealed: bytes = self._seals[name](self._opens[name](before))
-            return sealed
-        except OpenError as error:
-            failure = error.args[0]
-        self._problem(name, row[: len(self._key)], failure)
-        return None
+    def _failed(self, name: str, keys: Sequence[Key], place: int, why: str) -> None:
+        key = ", ".join(map(str, keys[place]))
+        self._problems[name, key] = Problem(f"{self._target.name}.{name}", key, why)
 
-    def _problem(self, name: str, key: Sequence[Any], why: str) -> None:
-        text = ", ".join(map(str, key))
-        self._problems[name, text] = Problem(f"{self._target.name}.{name}", text, why)
-
-    def _write(self, changes: list[dict[str, Any]]) -> int:
-        if not changes:
-            return 0
+    def _write(self, change: Change) -> int:
         try:
             # What was written before an answer got lost is not written again: its bytes are no longer those before.
-            return with_retries(partial(self._update, changes))
+            return with_retries(partial(self._rows.write, change))
         except IntegrityError as error:
             refusal = type(error.orig).__name__
-        if len(changes) > 1:  # one of them clashes: which one is found out one by one
-            return sum(self._write([change]) for change in changes)
-        (change,) = changes
-        key = [change[f"key_{i}"] for i in range(len(self._key))]
-        changed = [name for name in self._target.kinds if f"after_{name}" in change]
-        unique = [name for name in changed if any(slot and slot.unique for slot in self._target.kinds[name].slots)]
-        for name in unique or changed:
+        count = len(change.keys)
+        if count > 1:  # one of them clashes: which one is found out by halves
+            return sum(self._write(change.part(half)) for half in (slice(count // 2), slice(count // 2, None)))
+        unique = [name for name in change.names if any(slot and slot.unique for slot in self._target.kinds[name].slots)]
+        for name in unique or change.names:
             why = (
                 "another row has the same value, and the index is unique" if unique else f"the database said {refusal}"
             )
-            self._problem(name, key, why)
+            self._failed(name, change.keys, 0, why)
         return 0
 
-    def _update(self, changes: list[dict[str, Any]]) -> int:
-        by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-        for change in changes:
-            changed = tuple(name for name in self._stored if f"after_{name}" in change)
-            by_columns.setdefault(changed, []).append(change)
-        written = 0
-        with self._engine.begin() as connection:
-            for changed, rows in by_columns.items():
-                same = [self._stored[name] == bindparam(f"before_{name}", type_=LargeBinary) for name in changed]
-                key = [each == bindparam(f"key_{i}", type_=each.type) for i, each in enumerate(self._key)]
-                new = {name: bindparam(f"after_{name}", type_=LargeBinary) for name in changed}
-                result = connection.execute(update(self._table).where(*key, *same).values(new), rows)
-                written += max(result.rowcount, 0)
-        return written
+
+def whose_rows(engine: Engine, target: Target, tenant: str) -> ColumnElement[bool] | None:
+    """Return the condition that a row is a tenant's, where its table says so: what stands elsewhere stays as it is."""
+    attachment = attached(engine.dialect)
+    whose = of_tenant(target.table, attachment.tenant_column if attachment is not None else None, tenant)
+    return None if whose is None else whose[1]
 
 
 def reseal(

@@ -68,6 +68,7 @@ def test_values_move_and_a_day_later_it_is_complete_and_the_old_key_can_go(app: 
         "complete": False,
         "problems": [],
         "foreign": [],
+        "astray": [],
         "failure": None,
     }
     next_day(ops)

@@ -1,0 +1,127 @@
+"""Seal the values of one column anew, many at a time.
+
+Values with one header have one key and one way to be moved, which is looked up once for all of them. Whatever is out of
+the ordinary, a value that does not authenticate included, is opened and sealed as the application would do it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, Final
+
+from sqlalchemy import Dialect
+
+from ..envelope import HEADER_BYTES, SUITE_COLUMN, parse
+from ..errors import FormatError, OpenError, PiiVaultError
+from ..orm.encrypted_type import EncryptedType
+from ..primitives import INVALID_TAG
+from ..scope import Scope
+from ..sealing import Keyset, Mover
+from .targets import Wanted
+
+_HEADER: Final = slice(HEADER_BYTES)
+
+Failed = Callable[[int, str], object]
+"""Told the place of a value that cannot be sealed anew, and what is wrong with it."""
+
+
+class Moving:
+    """Seals values of one column anew, for the tenant in scope.
+
+    Args:
+        dialect: Of the application's database.
+        scope: The tenant's scope, entered.
+        kind: The column's type.
+        wanted: What its values are to be sealed with.
+    """
+
+    def __init__(self, dialect: Dialect, scope: Scope, kind: EncryptedType[Any], wanted: Wanted) -> None:
+        self._scope: Final = scope
+        self._kind: Final = kind
+        self._wanted: Final = wanted
+        self._context: Final = str(kind.context)
+        self._codecs: Final = frozenset(kind.encoding().decoders())
+        self._open: Final = kind.result_processor(dialect, None)
+        self._seal: Final = kind.bind_processor(dialect)
+        self._keyset: Keyset | None = None
+        self._movers: dict[bytes, Mover] = {}
+
+    def moved(self, stored: Sequence[Any], failed: Failed) -> list[Any]:
+        """Return for each stored value, bytes or None, the bytes to write in its place; None where it is to stay."""
+        after: list[Any] = [None] * len(stored)
+        for header, places in _by_header(stored).items():
+            values = [stored[place] for place in places]
+            moved = self._moved_at_once(header, values)
+            if moved is None:
+                moved = [self._moved_one(value, place, failed) for value, place in zip(values, places, strict=True)]
+            if len(moved) == len(after):
+                return moved
+            for place, value in zip(places, moved, strict=True):
+                after[place] = value
+        return after
+
+    def _moved_at_once(self, header: bytes, values: Sequence[Any]) -> list[Any] | None:
+        """Move values with one header; None when one of them is out of the ordinary."""
+        keyset = self._scope.renew()
+        if keyset is not self._keyset:
+            self._keyset, self._movers = keyset, {}
+        mover = self._movers.get(header) or self._mover(keyset, header, values[0])
+        if mover is None:
+            return None
+        self._movers[header] = mover
+        ivs = keyset.allowance.take(len(values))
+        if len(ivs) < len(values):
+            return None
+        try:
+            return mover(values, ivs)
+        except (INVALID_TAG, ValueError):
+            return None
+
+    def _mover(self, keyset: Keyset, header: bytes, sample: bytes) -> Mover | None:
+        """Return how values with one header are moved; None when each has to be looked at."""
+        try:
+            known = parse(sample)
+            if (
+                known.suite != SUITE_COLUMN
+                or known.tokens
+                or self._kind.slots  # they need their tokens, and these are made of the value
+                or known.codec not in self._codecs
+                or known.keyset_id != keyset.identity.keyset_id
+                or not self._wanted.is_lacking(known, self._kind)
+            ):
+                return None
+            return keyset.mover(self._context, header)
+        except PiiVaultError:
+            return None
+
+    def _moved_one(self, sealed: bytes, place: int, failed: Failed) -> bytes | None:
+        if not self._is_left(sealed):
+            return None
+        try:
+            moved: bytes = self._seal(self._open(sealed))
+            return moved
+        except OpenError as error:
+            failure = error.args[0]
+        failed(place, failure)
+        return None
+
+    def _is_left(self, sealed: bytes) -> bool:
+        mine = self._scope.renew().identity
+        try:
+            header = parse(sealed)
+        except FormatError:
+            return sealed[1:5] == mine.keyset_bytes
+        # Another tenant's value is never touched here.
+        return header.keyset_id == mine.keyset_id and self._wanted.is_lacking(header, self._kind)
+
+
+def _by_header(stored: Sequence[Any]) -> dict[bytes, Sequence[int]]:
+    if None not in stored and len(headers := set(map(itemgetter(_HEADER), stored))) == 1:  # as a rule
+        return {headers.pop(): range(len(stored))}
+    places: defaultdict[bytes, list[int]] = defaultdict(list)
+    for place, sealed in enumerate(stored):
+        if sealed is not None:
+            places[sealed[_HEADER]].append(place)
+    return {**places}
