@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.support.postgres import start_postgres
 
 from pii_vault import EncryptedString, LocalKms, Vault
-from pii_vault.reencryption.resealing import BATCH
+from pii_vault.reencryption.pacing import BATCH
 
 TENANT = "acme"
 NAMES = ("email", "phone", "street")

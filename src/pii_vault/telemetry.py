@@ -27,6 +27,7 @@ Attributes: TypeAlias = dict[str, str | float]
 TENANT: Final = "pii_vault.tenant"
 OPERATION: Final = "pii_vault.kms.operation"
 OUTCOME: Final = "pii_vault.outcome"
+TABLE: Final = "pii_vault.table"
 REASON: Final = "pii_vault.reason"
 ERROR: Final = "error.type"
 
@@ -75,6 +76,17 @@ class Telemetry:
         """Ask a keyring, whenever somebody collects, what it holds."""
 
     @contextmanager
+    def resealing(self, table: str, tenant: str) -> Iterator[None]:
+        """Be a span while a tenant's rows of a table are sealed anew."""
+        yield
+
+    def resealed(self, table: str, rows: int) -> None:
+        """Count rows that were written with a newer key."""
+
+    def tried_again(self) -> None:
+        """Count what a database could not do just now, and was asked for once more."""
+
+    @contextmanager
     def fetching(self, *, ahead: bool) -> Iterator[None]:
         """Measure a fetch of a keyset."""
         yield
@@ -97,6 +109,13 @@ class OpenTelemetry(Telemetry):
 
         meter = meter or metrics.get_meter("pii_vault", __version__)
         self._span: Final = trace.get_current_span
+        self._tracer: Final = trace.get_tracer("pii_vault", __version__)
+        self._rows: Final = meter.create_counter(
+            "pii_vault.reencryption.rows", "{row}", "Rows that were written with a newer key, by table."
+        )
+        self._retries: Final = meter.create_counter(
+            "pii_vault.reencryption.retries", "{attempt}", "What a database could not do at once, and was asked again."
+        )
         self._lookups: Final = meter.create_counter(
             "pii_vault.keyring.lookups", "{lookup}", "Scopes that wanted a tenant's keys, by how they came by them."
         )
@@ -138,6 +157,20 @@ class OpenTelemetry(Telemetry):
     def watch(self, holder: Holder) -> None:
         """Ask it for what the gauges show."""
         self._holders.add(holder)
+
+    @contextmanager
+    def resealing(self, table: str, tenant: str) -> Iterator[None]:
+        """Begin a span, and end it."""
+        with self._tracer.start_as_current_span("pii_vault.reencryption", attributes={TABLE: table, TENANT: tenant}):
+            yield
+
+    def resealed(self, table: str, rows: int) -> None:
+        """Count them."""
+        self._rows.add(rows, {TABLE: table})
+
+    def tried_again(self) -> None:
+        """Count it."""
+        self._retries.add(1)
 
     @contextmanager
     def fetching(self, *, ahead: bool) -> Iterator[None]:

@@ -32,9 +32,11 @@ from .orm.engine import attach_engine
 from .orm.session import attach_session
 from .reencryption import indexing
 from .reencryption.coverage import Coverage, coverage, values_under
+from .reencryption.crews import Crew, Part, PartDone
 from .reencryption.indexing import Built, IndexRotation, IndexStatus
-from .reencryption.reencrypt import Reencryption, reencrypt
-from .reencryption.resealing import BATCH
+from .reencryption.pacing import BATCH, Pace
+from .reencryption.reencrypt import Reencryption, reencrypt, reencrypt_part
+from .reencryption.resealing import Progress
 from .scope import ReencryptionScope, Scope
 from .telemetry import telemetry
 
@@ -335,8 +337,11 @@ class Vault:
         metadata: MetaData,
         engine: Engine,
         batch: int = BATCH,
+        rate: float | None = None,
+        max_lag: float | None = None,
+        crew: Crew | None = None,
         dry_run: bool = False,
-        progress: Callable[[int, int], object] = lambda done, total: None,
+        progress: Progress = lambda table, done, total: None,
     ) -> Reencryption:
         """Seal every value of a tenant with its ACTIVE data key, while the application goes on writing.
 
@@ -348,14 +353,32 @@ class Vault:
             metadata: The application's tables.
             engine: On the application's database.
             batch: How many rows at a time.
-            dry_run: Count what is left, and write nothing.
-            progress: Told how many rows are done, of how many.
+            rate: How many rows a second at most.
+            max_lag: For how many seconds a replica of the database may not have seen what was written before more is.
+                PostgreSQL only.
+            crew: Who does it: `LocalCrew` for processes of this machine, `DaskCrew` for a cluster. None: this thread.
+            dry_run: Count what is left, reckon how long it would take, and write nothing.
+            progress: Told a table, how many of its rows are done, and of how many.
 
         Returns:
             What is left. It is complete only when nothing is, a day after the rotation.
         """
+        pace = Pace(batch, rate, max_lag)
         with self._reaching(engine, ReencryptionScope(self._keyring, tenant)) as scope:
-            return reencrypt(self._parts, engine, scope, metadata, progress, batch, dry_run=dry_run)
+            return reencrypt(self._parts, engine, scope, metadata, progress, pace, crew, dry_run=dry_run)
+
+    def reencrypt_part(self, part: Part, *, metadata: MetaData, engine: Engine) -> PartDone:
+        """Do what a worker of a crew is given: a part of a re-encryption that somebody else has cut.
+
+        Done twice it changes nothing the second time. No key is in it: this vault asks the tenant's KMS itself.
+
+        Args:
+            part: The part.
+            metadata: The application's tables.
+            engine: On the application's database.
+        """
+        with self._reaching(engine, ReencryptionScope(self._keyring, part.tenant)) as scope:
+            return reencrypt_part(engine, scope, metadata, part)
 
     def coverage(
         self,
@@ -400,7 +423,7 @@ class Vault:
         *,
         metadata: MetaData,
         engine: Engine,
-        progress: Callable[[int, int], object] = lambda done, total: None,
+        progress: Progress = lambda table, done, total: None,
     ) -> Built:
         """Give every value of a tenant the tokens that its column declares, while the application goes on writing.
 
@@ -410,7 +433,7 @@ class Vault:
             tenant: The tenant's name.
             metadata: The application's tables.
             engine: On the application's database.
-            progress: Told how many rows are done, of how many.
+            progress: Told a table, how many of its rows are done, and of how many.
         """
         with self._reaching(engine, self.tenant(tenant)) as scope:
             return indexing.build(engine, scope, metadata, progress)
@@ -422,7 +445,7 @@ class Vault:
         metadata: MetaData,
         engine: Engine,
         reason: str = "",
-        progress: Callable[[int, int], object] = lambda done, total: None,
+        progress: Progress = lambda table, done, total: None,
     ) -> IndexRotation:
         """Do the next step of replacing a tenant's index key. Call it again when it says so, until it is finished.
 
@@ -433,7 +456,7 @@ class Vault:
             metadata: The application's tables: all that have tokens, or values would not be found any longer.
             engine: On the application's database.
             reason: Why, for the audit log.
-            progress: Told how many rows are done, of how many.
+            progress: Told a table, how many of its rows are done, and of how many.
         """
         with self._reaching(engine, self.tenant(tenant)) as scope:
             return indexing.rotate(self._parts, engine, scope, metadata, reason, progress)

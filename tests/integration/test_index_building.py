@@ -134,7 +134,7 @@ def test_rows_are_sealed_anew_and_then_found(world: World) -> None:
     )
     assert built.complete
     assert built.problems == ()
-    assert (steps[0], steps[-1]) == ((0, 20), (20, 20))
+    assert (steps[0], steps[-1]) == (("people", 0, 20), ("people", 20, 20))
     assert [(each.column, each.token, each.missing, each.total) for each in built.statuses] == [
         ("people.email", "", 0, 20),
         ("people.ssn", "", 0, 20),

@@ -160,8 +160,11 @@ def application_of(ops: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     del sys.modules[name]
 
 
-def stopped_at_row(app: Application, key: int, *arguments: str) -> str:
-    """Hold a row, press Ctrl-C as soon as a command waits for it, and return what the command says."""
+def stopped_at_row(app: Application, key: int, *arguments: str, patient: bool = False) -> str:
+    """Hold a row, press Ctrl-C as soon as a command waits for it, and return what the command says.
+
+    It wants to finish what it has begun. A patient person lets the row go then, others press Ctrl-C again.
+    """
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name")
     with app.engine.connect() as connection, app.engine.connect() as other:
         connection.execute(text("SELECT 1 FROM patients WHERE id = :key FOR UPDATE"), {"key": key})
@@ -169,6 +172,12 @@ def stopped_at_row(app: Application, key: int, *arguments: str) -> str:
         process = pii_vault_process(*arguments, **app.ops.settings)
         wait_until(lambda: looking.scalar(waiting, {"name": app.engine.url.database}) or process.poll() is not None)
         process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("pii-vault: the rows that are being written are finished;")
+        if patient:
+            connection.rollback()
+        else:
+            process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         connection.rollback()
     app.ops.outputs += [out, err]

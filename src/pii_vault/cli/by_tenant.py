@@ -1,9 +1,8 @@
-"""One tenant or all of them: do something for each, show how many rows are done, and say which ones cannot be."""
+"""One tenant or all of them: do something for each, and say which rows and which tenants cannot be done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConfigurationError, PiiVaultError, TenantSuspendedError
@@ -36,26 +35,6 @@ def each_tenant(
         except PiiVaultError as error:
             found.append(not_looked_at(tenant, suspended=False, failure=str(error)))
     return found
-
-
-@contextmanager
-def rows_done(tenant: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many rows are done, and say it when somebody stops."""
-    counted = [0, 0]
-    try:
-        with output.progress(f"sealing rows of {tenant} anew") as shown:
-
-            def progress(done: int, total: int) -> None:
-                counted[:] = done, total
-                shown(done, total)
-
-            yield progress
-    except KeyboardInterrupt:
-        done, total = counted
-        output.say(
-            f"stopped: {done:,} of {total:,} rows of tenant {tenant!r} are done; the same command goes on from there"
-        )
-        raise
 
 
 def say_problems(tenant: str, problems: Sequence[RowProblem]) -> None:

@@ -10,9 +10,10 @@ import typer
 from . import options, output
 from .app import index
 from .application import metadata_of
-from .by_tenant import each_tenant, rows_done, say_problems, say_who_was_left_out
+from .by_tenant import each_tenant, say_problems, say_who_was_left_out
 from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated
 from .output import FAILED
+from .progress import rows_done
 from .table import FIXED, SPARE
 from .words import instant
 
@@ -83,7 +84,7 @@ def index_build(
     engine = options.application_engine(database_url, application_url)
 
     def build(tenant: str) -> IndexesBuilt:
-        with rows_done(tenant) as progress:
+        with rows_done(tenant, lines=json) as progress:
             done = vault.build_index(tenant, metadata=tables, engine=engine, progress=progress)
         return IndexesBuilt.of(tenant, done)
 
@@ -130,7 +131,7 @@ def index_rotate(
         database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
     )
     engine = options.application_engine(database_url, application_url)
-    with rows_done(name) as progress:
+    with rows_done(name, lines=json) as progress:
         done = vault.rotate_index(name, metadata=tables, engine=engine, reason=reason, progress=progress)
     found = IndexRotated.of(done)
     if json:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +15,26 @@ from ..errors import ConfigurationError
 from . import options, output
 from .app import app
 from .application import metadata_of
-from .by_tenant import each_tenant, rows_done, say_problems, say_who_was_left_out
+from .by_tenant import each_tenant, say_problems, say_who_was_left_out
 from .output import FAILED
+from .progress import rows_done
 from .reencryption_reports import Reencrypted
 from .table import FIXED
-from .words import instant, or_none
+from .words import duration, instant, or_none
+from .working import ApplicationTask
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
+
+    from ..config import Settings
+    from ..reencryption.crews import Crew
+
+
+class Where(StrEnum):
+    """Where workers are."""
+
+    LOCAL = "local"
+    DASK = "dask"
 
 
 @app.command("reencrypt")
@@ -41,7 +56,33 @@ def reencrypt(
         int | None,
         typer.Option("--batch", metavar="N", min=1, max=10_000, help="So many rows at a time; 2,000 by default."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what is left, and write nothing.")] = False,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="N", min=0.1, help="So many rows a second at most.")
+    ] = None,
+    max_lag: Annotated[
+        float | None,
+        typer.Option(
+            "--max-lag",
+            metavar="SECONDS",
+            min=0,
+            help="Wait while a replica is further behind than that. PostgreSQL only.",
+        ),
+    ] = None,
+    engine: Annotated[
+        Where,
+        typer.Option("--engine", help="Where the workers are: processes of this machine, or a Dask cluster."),
+    ] = Where.LOCAL,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, max=64, help="So many processes of this machine; 1 by default."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="ADDRESS", help="The Dask scheduler, such as tcp://scheduler:8786."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what is left and reckon the time, and write nothing.")
+    ] = False,
     database_url: options.DatabaseUrl = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
@@ -56,20 +97,26 @@ def reencrypt(
     not be sealed anew, when one was not sealed for the tenant in whose row it is, and when a tenant failed.
     """
     options.check_one_or_all(name, every)
+    _check_workers(engine, workers, scheduler)
     tables = metadata_of(metadata)
     _check_tenant_column(tables, tenant_column)
-    vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
-    engine = options.application_engine(database_url, application_url)
-    vault.attach(engine, tenant_column=tenant_column)
-    how: dict[str, Any] = {"batch": batch} if batch is not None else {}
+    settings: dict[str, Any] = {"kms": kms, "endpoint_url": endpoint_url, "platform_key": platform_key}
+    vault = options.vault(database_url=database_url, **settings)
+    database = options.application_engine(database_url, application_url)
+    vault.attach(database, tenant_column=tenant_column)
+    task = ApplicationTask(metadata, tenant_column)
+    whole = options.settings(database_url=database_url, application_url=application_url, **settings)
+    crew = _crew(task, whole, workers, scheduler)
+    how: dict[str, Any] = {"rate": rate, "max_lag": max_lag, "crew": crew}
+    how |= {"batch": batch} if batch is not None else {}
 
     def one(tenant: str) -> Reencrypted:
         if dry_run:
             with output.waiting(f"counting rows of {tenant}"):
-                done = vault.reencrypt(tenant, metadata=tables, engine=engine, dry_run=True)
+                done = vault.reencrypt(tenant, metadata=tables, engine=database, dry_run=True, **how)
         else:
-            with rows_done(tenant) as progress:
-                done = vault.reencrypt(tenant, metadata=tables, engine=engine, progress=progress, **how)
+            with rows_done(tenant, lines=json) as progress:
+                done = vault.reencrypt(tenant, metadata=tables, engine=database, progress=progress, **how)
         return Reencrypted.of(done, dry_run)
 
     found = each_tenant(vault, name, one, partial(Reencrypted.not_looked_at, dry_run=dry_run))
@@ -79,6 +126,25 @@ def reencrypt(
         _show(found)
     if any(each.is_bad for each in found):
         raise typer.Exit(FAILED)
+
+
+def _crew(task: ApplicationTask, settings: Settings, workers: int | None, scheduler: str | None) -> Crew | None:
+    from ..reencryption.crews import DaskCrew, LocalCrew
+
+    if scheduler is not None:
+        return options.opened.enter_context(closing(DaskCrew(task, scheduler)))
+    if workers is None or workers == 1:
+        return None
+    return LocalCrew(replace(task, settings=settings), workers)
+
+
+def _check_workers(engine: Where, workers: int | None, scheduler: str | None) -> None:
+    if engine is Where.DASK and scheduler is None:
+        raise typer.BadParameter("--engine dask needs --scheduler")
+    if engine is Where.LOCAL and scheduler is not None:
+        raise typer.BadParameter("--scheduler belongs to --engine dask")
+    if engine is Where.DASK and workers is not None:
+        raise typer.BadParameter("--workers belongs to --engine local: a Dask cluster has the workers that it has")
 
 
 def _check_tenant_column(tables: MetaData, tenant_column: str | None) -> None:
@@ -100,6 +166,8 @@ def _show(found: Sequence[Reencrypted]) -> None:
         empty="there is no tenant" if not found else "",
     )
     for each in found:
+        if each.seconds is not None and each.seconds >= 1:
+            output.say(f"tenant {each.tenant!r}: it takes about {duration(each.seconds)}, reckoned from some of the rows")
         say_who_was_left_out(each.tenant, suspended=each.suspended, failure=each.failure)
         say_problems(each.tenant, each.problems)
         for misplaced, where in (

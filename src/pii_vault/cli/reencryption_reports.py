@@ -35,6 +35,8 @@ class Reencrypted:
         suspended: Whether the tenant is suspended, so that nothing was done.
         version: The data-key version that seals now; null when it failed.
         rows_left: How many rows still hold a value of an older version, or one without its tokens; null when it failed.
+        seconds: After a dry run, about how long the rest would take, reckoned from rows that were read and opened; null
+            otherwise.
         drained_at: From when on nobody can be sealing with an older version any longer; null when it failed.
         complete: Whether nothing is left, counted after that; false when it failed.
         problems: Values that could not be sealed anew; empty after a dry run.
@@ -50,6 +52,7 @@ class Reencrypted:
     suspended: bool
     version: int | None
     rows_left: int | None
+    seconds: float | None
     drained_at: datetime | None
     complete: bool
     problems: list[RowProblem]
@@ -66,6 +69,7 @@ class Reencrypted:
             suspended=False,
             version=done.version,
             rows_left=done.left,
+            seconds=None if done.seconds is None else round(done.seconds, 1),
             drained_at=done.drained_at,
             complete=done.complete,
             problems=[RowProblem.of(each) for each in done.problems],
@@ -77,7 +81,7 @@ class Reencrypted:
     @classmethod
     def not_looked_at(cls, tenant: str, *, dry_run: bool, suspended: bool, failure: str | None) -> Reencrypted:
         """Return the report on a tenant for which nothing was done."""
-        return cls(tenant, dry_run, suspended, None, None, None, False, [], [], [], failure)
+        return cls(tenant, dry_run, suspended, None, None, None, None, False, [], [], [], failure)
 
     @property
     def is_bad(self) -> bool:

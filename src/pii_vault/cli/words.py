@@ -30,3 +30,13 @@ def uses(count: int | None) -> str:
         return NONE
     share = f"{100 * count / USE_LIMIT:.1f}"
     return f"{count:,} ({share} %)" if share != "0.0" else f"{count:,}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time of a second or more in the two largest units that it has, such as "2 h 5 min"."""
+    left, parts = round(seconds), []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count:,} {unit}")
+    return " ".join(parts[:2])

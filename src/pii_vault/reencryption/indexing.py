@@ -128,7 +128,7 @@ def build(engine: Engine, scope: Scope, metadata: MetaData, progress: Progress) 
         engine: On the application's database, attached to the scope's vault.
         scope: The tenant's scope, entered.
         metadata: The application's tables.
-        progress: Told how many rows are done, of how many.
+        progress: Told a table, how many of its rows are done, and of how many.
 
     Raises:
         ConfigurationError: no column declares tokens, or a table cannot be read or written.
@@ -164,7 +164,7 @@ def rotate(
         scope: The tenant's scope, entered.
         metadata: The application's tables, all of them that declare tokens.
         reason: Why, for the audit log.
-        progress: Told how many rows are done, of how many.
+        progress: Told a table, how many of its rows are done, and of how many.
 
     Raises:
         ConfigurationError: the metadata lacks what is searched, or a table cannot be read or written.

@@ -14,14 +14,17 @@ from typing import Any
 
 from sqlalchemy import Column, Engine, LargeBinary, MetaData, Table, and_, case, func, not_, select
 
-from ..errors import KeyStateError
+from ..errors import ConfigurationError, KeyStateError
 from ..lifecycle.ending import DRAIN
 from ..lifecycle.parts import Parts
 from ..orm.readiness import owned
 from ..scope import Scope
 from ..sealing import Keyset
+from ..telemetry import telemetry
 from .coverage import counted
-from .resealing import BATCH, Progress, Resealing, reseal, whose_rows
+from .crews import Crew, Part, PartDone
+from .pacing import Pace, Pacing
+from .resealing import Progress, Resealing, reseal, whose_rows
 from .targets import Problem, Target, Wanted, encrypted_tables
 
 
@@ -40,6 +43,7 @@ class Reencryption:
             ``table.column``. Counted likewise.
         drained_at: From when on nobody can be sealing with an older version any longer, UTC.
         complete: Whether nothing is left, counted after that.
+        seconds: After a dry run, about how long the rest would take, reckoned from a batch that was read and opened.
     """
 
     tenant: str
@@ -50,6 +54,7 @@ class Reencryption:
     astray: Mapping[str, int]
     drained_at: datetime
     complete: bool
+    seconds: float | None = None
 
 
 def reencrypt(
@@ -58,7 +63,8 @@ def reencrypt(
     scope: Scope,
     metadata: MetaData,
     progress: Progress,
-    batch: int = BATCH,
+    pace: Pace,
+    crew: Crew | None = None,
     *,
     dry_run: bool = False,
 ) -> Reencryption:
@@ -69,8 +75,9 @@ def reencrypt(
         engine: On the application's database, attached to the scope's vault.
         scope: The tenant's scope, entered.
         metadata: The application's tables.
-        progress: Told how many rows are done, of how many.
-        batch: How many rows at a time.
+        progress: Told a table, how many of its rows are done, and of how many.
+        pace: How fast.
+        crew: Who does it; None for this thread.
         dry_run: Count, and write nothing.
 
     Raises:
@@ -89,14 +96,44 @@ def reencrypt(
         parts.keyring.evict(scope.tenant)
         keyset = scope.renew()
     wanted = Wanted(keyset.index_generations, active.version)
-    problems = () if dry_run else tuple(reseal(engine, scope, targets, wanted, progress, batch))
+    problems = () if dry_run else tuple(reseal(engine, scope, targets, wanted, progress, pace, crew))
     counted_at = parts.now()
-    left = sum(Resealing(engine, scope, target, wanted, batch).count() for target in targets)
+    jobs = [Resealing(engine, scope, target, wanted, pace.rows) for target in targets]
+    counts = [job.count() for job in jobs]
+    left = sum(counts)
+    seconds = _seconds(jobs, counts, pace, crew) if dry_run else None
     drained_at = active.activated_at + DRAIN
     complete = not left and counted_at >= drained_at
     foreign = _misplaced(engine, keyset, targets, wanted, ours=True)
     astray = _misplaced(engine, keyset, targets, wanted, ours=False) if left else {}
-    return Reencryption(scope.tenant, active.version, left, problems, foreign, astray, drained_at, complete)
+    return Reencryption(scope.tenant, active.version, left, problems, foreign, astray, drained_at, complete, seconds)
+
+
+def reencrypt_part(engine: Engine, scope: Scope, metadata: MetaData, part: Part) -> PartDone:
+    """Do a part of such a run, for the tenant in scope, wherever it was cut.
+
+    Raises:
+        ConfigurationError: the metadata has no such table, or it cannot be read or written.
+    """
+    target = next((each for each in encrypted_tables(metadata) if each.name == part.table), None)
+    if target is None:
+        raise ConfigurationError(
+            f"the metadata has no table {part.table!r} with encrypted columns",
+            hint="every worker needs the models that the work was cut with",
+        )
+    job = Resealing(engine, scope, target, part.wanted, part.pace.rows, part.span)
+    pacing, written = Pacing(engine, part.pace), 0
+    with telemetry().resealing(part.table, scope.renew().identity.tenant_uid.hex()):
+        for rows in job.run():
+            written += rows
+            pacing.wrote(rows)
+    return PartDone(part.table, written, tuple(job.problems))
+
+
+def _seconds(jobs: Sequence[Resealing], counts: Sequence[int], pace: Pace, crew: Crew | None) -> float:
+    seconds = sum(job.seconds() * count for job, count in zip(jobs, counts, strict=True) if count)
+    seconds /= 1 if crew is None else crew.size
+    return seconds if pace.rate is None else max(seconds, sum(counts) / pace.rate)
 
 
 def _misplaced(

@@ -7,10 +7,12 @@ ended in any way is simply started again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
-from itertools import compress
-from typing import Any, Final
+from itertools import compress, pairwise
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Engine, LargeBinary, MetaData, Table, and_, func, or_, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -20,15 +22,17 @@ from ..orm.attachment import attached
 from ..orm.engine import warm
 from ..orm.readiness import of_tenant, owned
 from ..scope import Scope
+from ..telemetry import telemetry
 from .ahead import one_ahead
 from .coverage import counted
+from .crews import Crew, Part
 from .moving import Moving
+from .pacing import BATCH, Pace, Pacing
 from .retrying import with_retries
 from .rows import WHOLE, Change, Key, Read, Span, rows_of
 from .targets import Problem, Target, Wanted
 
-BATCH: Final = 2_000
-"""How many rows are read, sealed and written together: locked for some hundredths of a second."""
+T = TypeVar("T")
 
 _PASSES: Final = 10
 """How often a table is gone through: rows that others have changed meanwhile are left to the next time."""
@@ -36,7 +40,17 @@ _PASSES: Final = 10
 _FARTHEST: Final = 32
 """Through how many batches' rows one batch looks at most, while it finds little."""
 
-Progress = Callable[[int, int], object]
+_NAMED: Final = 1_000
+"""How many problems of a table are named at most."""
+
+_PARTS_EACH: Final = 16
+"""How many parts each of several workers gets, if there is much to do: none of them waits long for the last one."""
+
+_LARGEST_PART: Final = 100_000
+"""Rows of a part at most: what a worker that is lost has begun is looked through again."""
+
+Progress = Callable[[str, int, int], object]
+"""Told a table, how many of its rows are done, and of how many."""
 
 
 class Resealing:
@@ -63,6 +77,7 @@ class Resealing:
         self._engine: Final = engine
         self._scope: Final = scope
         self._target: Final = target
+        self._wanted: Final = wanted
         self._batch: Final = batch
         self._span: Final = span
         # A value that stands in another tenant's row gets its tokens there, but no new key: somebody has to look at it.
@@ -94,20 +109,39 @@ class Resealing:
         query = select(func.count()).select_from(table).where(self._left)
         return int(counted(self._engine, self._target.name, query)[0])
 
-    def run(self, progress: Callable[[int], object]) -> list[Problem]:
-        """Go through the table until nothing is left but rows with problems; return these.
+    @property
+    def table(self) -> str:
+        """The table's name."""
+        return self._target.name
 
-        Args:
-            progress: Told how many rows were written since it was told last.
+    @property
+    def problems(self) -> list[Problem]:
+        """Values that could not be sealed anew, up to 1,000 of them."""
+        return list(self._problems.values())
+
+    def parts(self, pace: Pace, rows: int) -> list[Part]:
+        """Cut what is left into parts of so many rows.
+
+        Raises:
+            ConfigurationError: the table cannot be read.
+        """
+        ends = self._guarded(lambda: with_retries(partial(self._rows.ends, self._left, rows)))
+        spans = [Span(after, upto) for after, upto in pairwise([None, *ends, None])]
+        return [Part(self._scope.tenant, self.table, span, self._wanted, pace) for span in spans]
+
+    def run(self) -> Generator[int]:
+        """Go through the table until nothing is left but rows with problems; yield how many rows are written each time.
 
         Raises:
             ConfigurationError: the table cannot be read, or not be written. What was written stays.
         """
+        steps = self._steps()
+        while (written := self._guarded(partial(next, steps, None))) is not None:
+            yield written
+
+    def _guarded(self, do: Callable[[], T]) -> T:
         try:
-            for _ in range(_PASSES):
-                if not self._pass(progress):
-                    break
-            return list(self._problems.values())
+            return do()
         except DBAPIError as error:
             failure = type(error.orig).__name__
         # Not chained: driver errors carry parameters.
@@ -116,17 +150,43 @@ class Resealing:
             hint="SELECT and UPDATE on it are needed; what is done stays, and doing it again goes on from there",
         )
 
-    def _pass(self, progress: Callable[[int], object]) -> bool:
-        """Go through the piece once; return whether anything was found that could be written."""
-        found = False
-        batches = self._batches()
-        for changes in one_ahead(batches) if self._rows.side_by_side else batches:
-            found = found or bool(changes)
-            progress(sum(map(self._write, changes)))
-        return found
+    def _steps(self) -> Iterator[int]:
+        """Go through the piece, again while anything was found that could be written.
+
+        While a batch is written the next one is read and sealed, where the driver can do that.
+        """
+        found = True
+        for _ in range(_PASSES):
+            if not found:
+                return
+            found = False
+            batches = self._batches()
+            for changes in one_ahead(batches) if self._rows.side_by_side else batches:
+                found = found or bool(changes)
+                written = sum(map(self._write, changes))
+                telemetry().resealed(self.table, written)
+                yield written
+
+    def seconds(self) -> float:
+        """Return about how long a row takes, reckoned from some that are read and opened, and not written.
+
+        Sealing is taken to cost what opening does, and writing what reading does. 0 where nothing is left.
+        """
+        began = time.perf_counter()
+        read = self._guarded(lambda: next(self._reads(), None))
+        if read is None:
+            return 0.0
+        for moving, stored in zip(self._moving.values(), read.columns, strict=True):
+            moving.open_all(stored)
+        return 2 * (time.perf_counter() - began) / len(read.keys)
 
     def _batches(self) -> Iterator[list[Change]]:
-        """Yield what is to be written, batch by batch. Where little is left, one batch looks through more rows."""
+        """Yield what is to be written, batch by batch."""
+        for read in self._reads():
+            yield self._changes(read)
+
+    def _reads(self) -> Iterator[Read]:
+        """Yield rows that are left, batch by batch. Where little is left, one batch looks through more rows."""
         span: Span | None = self._span
         size = self._batch
         while span is not None:
@@ -134,7 +194,7 @@ class Resealing:
             piece = Span(span.after, span.upto if end is None else end)
             read = with_retries(partial(self._rows.read, self._left, piece, self._batch))
             if read.keys:
-                yield self._changes(read)
+                yield read
             if len(read.keys) == self._batch:
                 span, size = Span(read.keys[-1], span.upto), max(self._batch, size // 2)
             else:
@@ -166,7 +226,8 @@ class Resealing:
 
     def _failed(self, name: str, keys: Sequence[Key], place: int, why: str) -> None:
         key = ", ".join(map(str, keys[place]))
-        self._problems[name, key] = Problem(f"{self._target.name}.{name}", key, why)
+        if len(self._problems) < _NAMED:
+            self._problems[name, key] = Problem(f"{self._target.name}.{name}", key, why)
 
     def _write(self, change: Change) -> int:
         try:
@@ -199,7 +260,8 @@ def reseal(
     targets: Sequence[Target],
     wanted: Wanted,
     progress: Progress,
-    batch: int = BATCH,
+    pace: Pace = Pace(),  # noqa: B008 - it cannot be changed
+    crew: Crew | None = None,
 ) -> list[Problem]:
     """Seal anew what is not sealed as wanted, in all tables, for the tenant in scope.
 
@@ -208,18 +270,57 @@ def reseal(
         scope: The tenant's scope, entered.
         targets: The tables.
         wanted: What values are to be sealed with.
-        progress: Told how many rows are done, of how many.
-        batch: How many rows at a time.
+        progress: Told a table, how many of its rows are done, and of how many.
+        pace: How fast.
+        crew: Who does it; None for this thread.
     """
-    jobs = [Resealing(engine, scope, target, wanted, batch) for target in targets]
+    jobs = [Resealing(engine, scope, target, wanted, pace.rows) for target in targets]
+    pacing = Pacing(engine, pace)
     for job in jobs:
         job.declare()
-    total, done = sum(job.count() for job in jobs), 0
+    counts = Counts({target.name: job.count() for target, job in zip(targets, jobs, strict=True)}, progress)
+    if crew is not None:
+        return _by_crew(jobs, crew, pace, counts)
+    problems = []
+    for job in jobs:
+        tenant = scope.renew().identity.tenant_uid.hex()
+        with telemetry().resealing(job.table, tenant), closing(job.run()) as steps:
+            for written in steps:
+                counts.add(job.table, written)
+                pacing.wrote(written)
+        problems += job.problems
+    return problems
 
-    def more(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(min(done, total), total)
 
-    progress(0, total)
-    return [problem for job in jobs for problem in job.run(more)]
+def _by_crew(jobs: Sequence[Resealing], crew: Crew, pace: Pace, counts: Counts) -> list[Problem]:
+    """Let a crew do it: parts of all tables, so that nobody waits for the last part of one."""
+    largest = max(pace.rows, counts.total // (_PARTS_EACH * crew.size))
+    parts = [part for job in jobs for part in job.parts(pace.shared(crew.size), min(largest, _LARGEST_PART))]
+    problems: list[Problem] = []
+    with closing(crew.do(parts)) as outcomes:
+        for done in outcomes:
+            counts.add(done.table, done.written)
+            problems += done.problems
+    return problems
+
+
+class Counts:
+    """How many rows of each table are done, and of how many.
+
+    Args:
+        left: How many rows of each table are left.
+        progress: Told of them.
+    """
+
+    def __init__(self, left: Mapping[str, int], progress: Progress) -> None:
+        self.total: Final = sum(left.values())
+        self._left: Final = left
+        self._done: Final = dict.fromkeys(left, 0)
+        self._progress: Final = progress
+        for table, rows in left.items():
+            progress(table, 0, rows)
+
+    def add(self, table: str, rows: int) -> None:
+        """Take note of rows that were written."""
+        self._done[table] += rows
+        self._progress(table, min(self._done[table], self._left[table]), self._left[table])

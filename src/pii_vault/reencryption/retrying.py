@@ -7,6 +7,8 @@ from typing import Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
+from ..telemetry import telemetry
+
 T = TypeVar("T")
 
 ATTEMPTS: Final = 8
@@ -45,4 +47,10 @@ def with_retries(do: Callable[[], T]) -> T:
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
     wait = wait_exponential(multiplier=0.2, max=10) + wait_random(0, 0.2)
-    return Retrying(stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception(passes), reraise=True)(do)
+    return Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait,
+        retry=retry_if_exception(passes),
+        before_sleep=lambda _: telemetry().tried_again(),
+        reraise=True,
+    )(do)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Select,
     Table,
     bindparam,
+    func,
     literal,
     select,
     tuple_,
@@ -124,6 +125,13 @@ class Rows:
         size = len(self._key)
         columns = list(zip(*rows, strict=True)) or [()] * (size + len(self._sealed))
         return Read(list(zip(*columns[:size], strict=True)), columns[size:])
+
+    def ends(self, which: ColumnElement[bool], rows: int) -> list[Key]:
+        """Return the keys that divide the rows that meet a condition into pieces of so many."""
+        numbered = func.row_number().over(order_by=self._key).label("pii_vault_number")
+        inner = select(*self._key, numbered).where(which, *self._mine).subquery()
+        query: Any = select(*(inner.c[each.name] for each in self._key)).where(inner.c.pii_vault_number % rows == 0)
+        return [tuple(each) for each in self._fetch(query.order_by(inner.c.pii_vault_number))]
 
     def write(self, change: Change) -> int:
         """Write rows, in one transaction, where they still hold what was read; return how many."""

@@ -171,15 +171,15 @@ def test_without_a_tenant_there_is_nothing_to_do(local: Operator) -> None:
 def test_ctrl_c_says_how_far_it_is_and_the_same_command_goes_on(postgres_app: Application) -> None:
     """Somebody holds a row of the second batch, so that the command waits there."""
     app, ops = postgres_app, postgres_app.ops
-    app.write("acme", 1000)
-    assert stopped_at_row(app, 700, "index", "build", "acme", *app.metadata) == (
-        "pii-vault: stopped: 500 of 1,020 rows of tenant 'acme' are done; the same command goes on from there\n"
+    app.write("acme", 3000)
+    assert stopped_at_row(app, 2700, "index", "build", "acme", *app.metadata) == (
+        "pii-vault: stopped: 2,000 of 3,020 rows of tenant 'acme' are done; the same command goes on from there\n"
     )
-    assert app.tokens() == 500
+    assert app.tokens() == 2000
     shown = ops.terminal("index", "build", "acme", *app.metadata, COLUMNS="120")
     assert shown.code == 0
-    assert "520/520" in shown.text
-    assert app.tokens() == 1020
+    assert "1020/1020" in shown.text
+    assert app.tokens() == 3020
 
 
 def test_a_bar_shows_how_far_it_is_and_a_table_what_came_of_it(local_app: Application) -> None:
@@ -187,8 +187,8 @@ def test_a_bar_shows_how_far_it_is_and_a_table_what_came_of_it(local_app: Applic
     local_app.write("[b]{x}\t", 3)
     shown = local_app.ops.terminal("index", "build", "--all", *local_app.metadata, COLUMNS="80")
     assert shown.code == 0
-    assert "sealing rows of acme anew ━" in shown.text
-    assert r"sealing rows of [b]{x}\t anew ━" in shown.text
+    assert "sealing patients of acme anew ━" in shown.text
+    assert r"sealing patients of [b]{x}\t anew ━" in shown.text
     assert "20/20" in shown.text
     assert re.search(r"tenant +column +slot +token +state +have / total", shown.text)
     assert re.search(r"acme +patients\.phone +1 +last4 +ready +20 / 20", shown.text)

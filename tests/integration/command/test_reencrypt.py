@@ -65,6 +65,7 @@ def test_values_move_and_a_day_later_it_is_complete_and_the_old_key_can_go(app: 
         "suspended": False,
         "version": 2,
         "rows_left": 0,
+        "seconds": None,
         "complete": False,
         "problems": [],
         "foreign": [],
@@ -208,11 +209,30 @@ def test_ctrl_c_says_how_far_it_is_and_the_same_command_goes_on(postgres_app: Ap
     assert versions(app) == {1: 840, 2: 1200}
     shown = app.ops.terminal(*again, COLUMNS="120")
     assert shown.code == 0
-    assert "sealing rows of acme anew ━" in shown.text
+    assert "sealing patients of acme anew ━" in shown.text
     assert "420/420" in shown.text
     assert re.search(r"tenant +version +rows left +state", shown.text)
     assert re.search(rf"acme +2 +0 +run again after {WHEN}", shown.text)
     assert versions(app) == {2: 2040}
+
+
+def test_a_dry_run_says_how_long_the_rest_takes(local_app: Application) -> None:
+    ops, again = local_app.ops, ("reencrypt", "acme", *local_app.named("Old"), "--dry-run", "--rate", "0.2")
+    ops.run("key", "rotate", "acme")
+    assert (
+        ops.run(*again).err == "pii-vault: tenant 'acme': it takes about 1 min 40 s, reckoned from some of the rows\n"
+    )
+    assert ops.json("reencrypt", *again[1:])[0]["seconds"] == 100.0
+
+
+def test_ctrl_c_lets_the_rows_be_finished_that_are_being_written(postgres_app: Application) -> None:
+    app, again = postgres_app, ("reencrypt", "acme", *postgres_app.named("Old"))
+    app.write("acme", 1000)
+    app.ops.run("key", "rotate", "acme")
+    assert stopped_at_row(app, 700, *again, "--batch", "300", patient=True) == (
+        "pii-vault: stopped: 900 of 1,020 rows of tenant 'acme' are done; the same command goes on from there\n"
+    )
+    assert versions(app) == {1: 240, 2: 1800}
 
 
 def test_a_failure_is_one_line_that_names_what_and_the_way_out(local_app: Application, tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""Show how far a job on the application's rows is, and let Ctrl-C end it between two batches.
+
+On a terminal there is a bar for each table. With ``--json`` there are lines of JSON on standard error, at most one a
+second for each table, and one when it is done. Otherwise there is nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from . import output
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from ..reencryption.resealing import Progress
+
+_LINE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class RowsDone:
+    """How far a table is.
+
+    Attributes:
+        tenant: The tenant's name.
+        table: The table.
+        rows_done: How many rows are sealed anew, since the command began.
+        rows_total: How many there were to do when it began.
+        rows_per_second: How many a second, since the first one; null before that.
+        seconds_left: How long the rest of the table takes at that pace; null likewise.
+    """
+
+    tenant: str
+    table: str
+    rows_done: int
+    rows_total: int
+    rows_per_second: float | None
+    seconds_left: float | None
+
+
+@contextmanager
+def rows_done(tenant: str, *, lines: bool) -> Iterator[Progress]:
+    """Give a block what it tells how far it is, and say that when somebody stops it.
+
+    Args:
+        tenant: The tenant's name.
+        lines: Whether a program reads it.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    show = _lines if lines else _bars if sys.stderr.isatty() else _nothing
+    try:
+        with show(tenant) as shown, _between_batches() as stop_here:
+
+            def progress(table: str, done: int, total: int) -> None:
+                counts[table] = done, total
+                shown(table, done, total)
+                stop_here()
+
+            yield progress
+    except KeyboardInterrupt:
+        done, total = map(sum, zip(*counts.values(), strict=True)) if counts else (0, 0)
+        output.say(
+            f"stopped: {done:,} of {total:,} rows of tenant {tenant!r} are done; the same command goes on from there"
+        )
+        raise
+
+
+@contextmanager
+def _between_batches() -> Iterator[Callable[[], None]]:
+    """Give a block a function that raises KeyboardInterrupt once Ctrl-C was pressed. Pressed again, it ends at once."""
+    pressed = False
+
+    def press(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        output.say("the rows that are being written are finished; press Ctrl-C again to leave them as they are")
+
+    def stop_here() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield stop_here
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _nothing(_tenant: str) -> Iterator[Progress]:
+    yield lambda table, done, total: None
+
+
+@contextmanager
+def _bars(tenant: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    # A tenant's name may be in it: braces and brackets are to be shown, not obeyed.
+    said = TextColumn("{task.description}", markup=False)
+    speed = TextColumn("{task.fields[speed]}", markup=False)
+    columns = (said, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    began: dict[str, float] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def shown(table: str, done: int, total: int) -> None:
+            if table not in tasks:
+                tasks[table] = bars.add_task(
+                    output.printable(f"sealing {table} of {tenant} anew"), total=total, speed=""
+                )
+            began.setdefault(table, time.monotonic()) if done else None
+            speed = _speed(done, began.get(table))
+            bars.update(tasks[table], completed=done, total=total, speed="" if speed is None else f"{speed:,.0f}/s")
+
+        yield shown
+
+
+@contextmanager
+def _lines(tenant: str) -> Iterator[Progress]:
+    began: dict[str, float] = {}
+    told: dict[str, float] = {}
+
+    def shown(table: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began.setdefault(table, now)
+        if done < total and now < told.get(table, now - _LINE_SECONDS) + _LINE_SECONDS:
+            return
+        told[table] = now
+        speed = _speed(done, began[table])
+        left = None if not speed else round((total - done) / speed, 1)
+        line = RowsDone(tenant, table, done, total, None if speed is None else round(speed, 1), left)
+        print(json.dumps(asdict(line)), file=sys.stderr, flush=True)
+
+    yield shown
+
+
+def _speed(done: int, began: float | None) -> float | None:
+    seconds = 0.0 if began is None else time.monotonic() - began
+    return done / seconds if done and seconds else None

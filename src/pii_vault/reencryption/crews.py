@@ -1,0 +1,178 @@
+"""Several workers: the work is cut into parts by primary key, and each part can be done anywhere, and again.
+
+What a part says is where its rows are and which keys they are to have, never a key or a value: a worker opens the
+tenant's keys itself. Done twice it changes nothing the second time, because the rows' headers say what is left.
+"""
+
+from __future__ import annotations
+
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from typing import Any, Final
+
+from ..errors import ConfigurationError, PiiVaultError
+from .pacing import Pace
+from .rows import Span
+from .targets import Problem, Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of one table, to be sealed anew for one tenant.
+
+    Attributes:
+        tenant: The tenant's name.
+        table: The table, with its schema if it has one.
+        span: Which piece of it.
+        wanted: What its values are to be sealed with.
+        pace: How fast.
+    """
+
+    tenant: str
+    table: str
+    span: Span
+    wanted: Wanted
+    pace: Pace
+
+
+@dataclass(frozen=True, slots=True)
+class PartDone:
+    """What a part came to.
+
+    Attributes:
+        table: The table.
+        written: How many rows were written.
+        problems: Values that could not be sealed anew.
+    """
+
+    table: str
+    written: int
+    problems: tuple[Problem, ...]
+
+
+Task = Callable[[Part], PartDone]
+"""Does a part, where a worker runs: with `Vault.reencrypt_part` of a vault that is opened there. It is pickled."""
+
+
+class Crew(ABC):
+    """Workers that do parts.
+
+    Attributes:
+        size: How many parts are done at once.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size: Final = size
+
+    @abstractmethod
+    def do(self, parts: Sequence[Part]) -> Generator[PartDone]:
+        """Do parts, in any order; yield what each came to.
+
+        Whoever stops asking leaves parts that have begun to be finished, and others undone.
+        """
+
+
+class LocalCrew(Crew):
+    """Processes on this machine.
+
+    Args:
+        task: Does a part; something that can be pickled, such as a function of a module.
+        size: How many processes.
+    """
+
+    def __init__(self, task: Task, size: int) -> None:
+        super().__init__(size)
+        self._task: Final = task
+
+    def do(self, parts: Sequence[Part]) -> Generator[PartDone]:
+        """Do parts in the processes; one that dies ends it, and what it has written stays."""
+        # Spawned: a fork would take along connections, locks and keys of this process.
+        pool = ProcessPoolExecutor(self.size, mp_context=get_context("spawn"), initializer=_leave_ctrl_c)
+        try:
+            for future in as_completed([pool.submit(self._task, part) for part in parts]):
+                yield _result(future)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _leave_ctrl_c() -> None:
+    """Let the parent decide: a worker finishes the part that it has begun."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class DaskCrew(Crew):
+    """Workers of a Dask cluster; one that is lost has its parts done by others.
+
+    Args:
+        task: Does a part on a worker: it opens a vault from what that worker's own environment says.
+        scheduler: The scheduler's address, such as ``tcp://scheduler:8786``.
+
+    Raises:
+        ConfigurationError: distributed is not installed, or there is no scheduler or worker there.
+    """
+
+    def __init__(self, task: Task, scheduler: str, *, seconds: float = 10.0) -> None:
+        self._distributed: Final = _distributed()
+        self._task: Final = task
+        self._client: Final = self._connected(scheduler, seconds)
+        super().__init__(sum(self._client.nthreads().values()))
+        if not self.size:
+            self._client.close()
+            raise ConfigurationError(
+                f"the Dask scheduler at {scheduler} has no worker", hint=f"start some: dask worker {scheduler}"
+            )
+
+    def _connected(self, scheduler: str, seconds: float) -> Any:
+        try:
+            return self._distributed.Client(scheduler, timeout=seconds, set_as_default=False)
+        except (OSError, ValueError) as error:
+            failure = type(error).__name__
+        raise ConfigurationError(
+            f"no Dask scheduler answers at {scheduler}: {failure}",
+            hint="start one with `dask scheduler`, and workers with `dask worker`",
+        )
+
+    def do(self, parts: Sequence[Part]) -> Generator[PartDone]:
+        """Do parts on the cluster."""
+        # Not pure: what a part comes to depends on the rows. Parts of a worker that is lost are given to others.
+        futures = self._client.map(self._task, parts, pure=False)
+        try:
+            for future in self._distributed.as_completed(futures):
+                yield _result(future)
+        finally:
+            self._client.cancel(futures)
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._client.close()
+
+
+def _result(future: Any) -> PartDone:
+    """Return what a part came to.
+
+    Raises:
+        ConfigurationError: the worker could not do it for a reason that is none of ours: it died, or lacks a module.
+    """
+    try:
+        done: PartDone = future.result()
+        return done
+    except PiiVaultError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what a worker raises may quote anything
+        failure = type(error).__name__
+    raise ConfigurationError(
+        f"a worker failed: {failure}",
+        hint="it needs what the command has: the models, the settings, the drivers; what is done stays, run it again",
+    )
+
+
+def _distributed() -> Any:
+    try:
+        return import_module("distributed")
+    except ModuleNotFoundError:
+        raise ConfigurationError("Dask is not installed", hint="pip install 'pii-vault[dask]'") from None
