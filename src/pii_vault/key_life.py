@@ -1,0 +1,172 @@
+"""What a vault does with tenants' keys alone: no table of the application takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+from .keys import KeyRecord, TenantRecord
+from .kms import KmsKey
+from .lifecycle import ending, registration, rewrap, rewrap_all, rotation, schedule, validation
+from .lifecycle.parts import Parts, Reason
+from .lifecycle.rewrap import Rewrap
+from .lifecycle.rewrap_all import Moved
+from .lifecycle.rotation import Rotation
+from .lifecycle.schedule import Due
+from .lifecycle.validation import Outcome
+
+
+class KeyLife:
+    """The part of a `Vault` that suspends, checks, rotates, re-wraps and ends keys.
+
+    Args:
+        parts: What it is done with.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts: Final = parts
+
+    def suspend(self, tenant: str, reason: str = "") -> bool:
+        """Let a tenant neither seal nor open until it is resumed; other processes follow within 5 seconds of use.
+
+        Returns:
+            False when it was suspended already.
+        """
+        return registration.set_suspended(self._parts, tenant, True, reason)
+
+    def resume(self, tenant: str, reason: str = "") -> bool:
+        """End a tenant's suspension; return False when it was not suspended."""
+        return registration.set_suspended(self._parts, tenant, False, reason)
+
+    def set_terms(self, tenant: str, *, ttl: int | None, grace: int = 0) -> TenantRecord:
+        """Say for how long a tenant's keys are held in memory; all processes follow within 5 seconds of use.
+
+        Args:
+            tenant: The tenant's name.
+            ttl: Whole seconds, as `Vault(ttl=…)`: 0 asks the KMS in every scope. None for the vault's own terms.
+            grace: Whole seconds, as `Vault(grace=…)`. Both together are the bound that this customer gets.
+
+        Raises:
+            ConfigurationError: they are too long, or contradict each other.
+        """
+        return registration.set_terms(self._parts, tenant, ttl=ttl, grace=grace)
+
+    def set_rotation(self, tenant: str, *, days: int | None = None, follows_kms: bool = False) -> TenantRecord:
+        """Say how often a tenant's data key is rotated; the day on which the present one is due moves with it.
+
+        Args:
+            tenant: The tenant's name.
+            days: 1 to 3650, or None for the vault's default.
+            follows_kms: Whether the period is that of the tenant's KMS key, and a rotation there makes a new key here.
+        """
+        return registration.set_rotation(self._parts, tenant, days=days, follows_kms=follows_kms)
+
+    def validate(self, tenant: str) -> list[Outcome]:
+        """Make every check on a tenant's KMS key and data key, and say what each found. Changes nothing."""
+        return validation.validate(self._parts, tenant)
+
+    def rotate(self, tenant: str, reason: Reason = Reason.FORCED) -> Rotation:
+        """Make a new data-key version ACTIVE, at once. Rows are not touched; old ones stay readable.
+
+        Raises:
+            KeyValidationError, KeyRecordError: the new version did not pass a check; the present one stays.
+            KmsError: the KMS refuses or does not answer; the present one stays.
+        """
+        return rotation.rotate(self._parts, tenant, reason)
+
+    def rotate_due(
+        self,
+        *,
+        ahead: timedelta = schedule.AHEAD,
+        dry_run: bool = False,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> list[Due]:
+        """Rotate every tenant whose data key is due, and report on each; made to be called by a scheduler.
+
+        Args:
+            ahead: How long before it is due the next version is stored, so that every process knows it in time: as long
+                as from one call to the next, and no less than processes keep keys in memory.
+            dry_run: Say what would be done, and do nothing.
+            progress: Told how many tenants are done, of how many.
+        """
+        return schedule.rotate_due(self._parts, ahead=ahead, dry_run=dry_run, progress=progress)
+
+    def rewrap(
+        self,
+        tenant: str,
+        *,
+        to: str | None = None,
+        role_arn: str | None = None,
+        external_id: str | None = None,
+        new_kek: bool = False,
+        shared_key: bool = False,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> Rewrap:
+        """Put a tenant's key-encryption key under another KMS key, or newer material of the same. No row is touched.
+
+        Args:
+            tenant: The tenant's name.
+            to: The full ARN of the KMS key; None for the present one.
+            role_arn: The role to assume for it, if any.
+            external_id: The ExternalId for that role.
+            new_kek: Make a new key-encryption key instead of re-encrypting the present one inside the KMS.
+            shared_key: Whether another tenant may have the same KMS key.
+            reason: Why, for the audit log.
+            dry_run: Make the checks, and change nothing.
+
+        Returns:
+            What was done, and what it promises, also against backups.
+        """
+        key = KmsKey(to, role_arn, external_id) if to is not None else None
+        return rewrap.rewrap(
+            self._parts, tenant, key, new_kek=new_kek, shared_key=shared_key, reason=reason, dry_run=dry_run
+        )
+
+    def rewrap_all(
+        self,
+        *,
+        under: str | None = None,
+        to: str | None = None,
+        new_kek: bool = False,
+        shared_key: bool = False,
+        reason: str = "",
+        rate: float = rewrap_all.RATE,
+        workers: int = rewrap_all.WORKERS,
+        dry_run: bool = False,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> list[Moved]:
+        """Re-wrap every tenant, or those under one KMS key. Called again, it goes on where it stopped.
+
+        Args:
+            under: The full ARN of the KMS key that they lie under now; None for any.
+            to: The full ARN of the KMS key to put them under, without a role; None for each one's present key.
+            new_kek: Make new key-encryption keys instead of re-encrypting the present ones.
+            shared_key: Whether several tenants may have that KMS key; the platform's they may.
+            reason: Why, for the audit log.
+            rate: How many tenants a second, at most.
+            workers: How many at a time; one on SQLite.
+            dry_run: Make the checks, and change nothing.
+            progress: Told how many tenants are done, of how many.
+        """
+        return rewrap_all.rewrap_all(
+            self._parts,
+            KmsKey(to) if to is not None else None,
+            under=under,
+            new_kek=new_kek,
+            shared_key=shared_key,
+            reason=reason,
+            rate=rate,
+            workers=workers,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def deactivate(self, tenant: str, reason: str = "") -> KeyRecord:
+        """Stop sealing with a tenant's data key; it goes on opening. Nothing is sealed until the tenant is rotated."""
+        return ending.deactivate(self._parts, tenant, reason)
+
+    def compromise(self, tenant: str, version: int, reason: str = "") -> KeyRecord:
+        """Let a data key open for re-encryption only: the application no longer reads what it sealed. Final."""
+        return ending.compromise(self._parts, tenant, version, reason)
