@@ -21,7 +21,8 @@
     ├── TenantError                     the tenant as registered in the key store
     │   ├── TenantNotFoundError
     │   ├── TenantExistsError           registered already, with another KMS key
-    │   └── TenantSuspendedError
+    │   ├── TenantSuspendedError
+    │   └── TenantErasedError           its keys are destroyed for good; its name is not used again
     ├── KeyRecordError                  a stored key record is not what was written: tampered or mixed up
     ├── KeyValidationError              a key did not pass the checks before its use; says which
     ├── KeyLimitError                   the key has sealed as many values as it may, or may not be counted now
@@ -171,6 +172,10 @@ class TenantExistsError(TenantError):
 
 class TenantSuspendedError(TenantError):
     """The tenant is suspended: its values are neither sealed nor opened until it is resumed."""
+
+
+class TenantErasedError(TenantError):
+    """The tenant's keys are destroyed: nothing opens what they sealed, and nothing is sealed for it any more."""
 
 
 class KeyRecordError(PiiVaultError):

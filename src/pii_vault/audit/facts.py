@@ -24,6 +24,7 @@ class Event(StrEnum):
     TENANT_CHANGED = "tenant.changed"
     TENANT_SUSPENDED = "tenant.suspended"
     TENANT_RESUMED = "tenant.resumed"
+    TENANT_ERASED = "tenant.erased"
     KEY_CREATED = "key.created"
     KEY_ACTIVATED = "key.activated"
     KEY_WITHDRAWN = "key.withdrawn"
@@ -31,15 +32,20 @@ class Event(StrEnum):
     KEY_COMPROMISED = "key.compromised"
     KEY_DESTROYED = "key.destroyed"
     KMS_REFUSED = "kms.refused"
+    KMS_DELETION_SCHEDULED = "kms.deletion_scheduled"
     KEK_REWRAPPED = "kek.rewrapped"
     KEK_REPLACED = "kek.replaced"
 
 
 def facts(
-    *, tenant: TenantRecord | None = None, keks: Iterable[KekRecord] = (), keys: Iterable[KeyRecord] = ()
+    *,
+    tenant: TenantRecord | None = None,
+    keks: Iterable[KekRecord] = (),
+    keys: Iterable[KeyRecord] = (),
+    **more: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return what an entry says about records: a document that `json` can hold."""
-    document: dict[str, Any] = {}
+    """Return what an entry says about records, and whatever else it says: a document that `json` can hold."""
+    document: dict[str, Any] = {**more}
     if tenant is not None:
         document["tenant"] = _tenant(tenant)
     if found := [_kek(kek) for kek in keks]:
@@ -73,13 +79,19 @@ class Replay:
     def differences(self, snapshot: Snapshot) -> list[str]:
         """Return what the records say and the log does not, or the reverse, one sentence each."""
         found = _differences("the tenant", self._tenant, _tenant(snapshot.tenant))
-        logged = [kek for kek in self._keks.values() if kek["state"] == KeyState.ACTIVE]
-        found += _differences("the active KEK", logged[-1] if logged else {}, _kek(snapshot.kek))
+        which = "the last KEK" if snapshot.erased else "the active KEK"
+        found += _differences(which, self._last_kek(), _kek(snapshot.kek))
         stored = {(str(key.purpose), key.version): _key(key) for key in snapshot.keys}
         for purpose, version in sorted(self._keys.keys() | stored.keys()):
             what = f"{purpose} key version {version}"
             found += _differences(what, self._keys.get((purpose, version), {}), stored.get((purpose, version), {}))
         return found
+
+    def _last_kek(self) -> dict[str, Any]:
+        """Return the ACTIVE KEK; of a tenant that was erased the newest one."""
+        active = [kek for kek in self._keks.values() if kek["state"] == KeyState.ACTIVE]
+        newest = [self._keks[max(self._keks)]] if self._keks else [{}]
+        return (active or newest)[-1]
 
 
 def _differences(what: str, logged: dict[str, Any], stored: dict[str, Any]) -> list[str]:

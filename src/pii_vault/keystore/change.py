@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from ..blind_index import SlotRecord
 from ..chain import ChainRecord, Entry
@@ -91,6 +91,20 @@ class Change:
         self._update_kek(record, keks.c.state == KeyState.ACTIVE, state=KeyState.DEACTIVATED)
         self._update_kek(record, keks.c.state == KeyState.DEACTIVATED, state=KeyState.DESTROYED, wrapped=b"")
         return replace(record, state=KeyState.DESTROYED, wrapped=b"")
+
+    def check_nothing_wrapped(self) -> None:
+        """Raise if any wrapped key of the tenant is left, in whatever record.
+
+        Raises:
+            KeyStoreError: there is one that the tenant's records do not tell of.
+        """
+        for table, wrapped in ((keks, keks.c.wrapped), (keys, keys.c.encrypted_key)):
+            mine = select(func.count()).where(table.c.tenant_uid == self._uid, func.length(wrapped) > 0)
+            if self._connection.scalar(mine):
+                raise KeyStoreError(
+                    "the key store holds a wrapped key of the tenant that none of its records explains",
+                    hint="it was changed by something other than pii_vault: run `pii-vault audit verify`",
+                )
 
     def _update_kek(self, record: KekRecord, condition: Any, **changed: Any) -> None:
         mine = (keks.c.tenant_uid == self._uid) & (keks.c.generation == record.generation)

@@ -28,6 +28,7 @@ class TenantSummary:
         uid: 16 bytes; in hex it is ``pii-vault:tenant`` in the KMS encryption context.
         name: Its name.
         suspended: Whether it is suspended.
+        erased: Whether all its keys are destroyed.
         keyset_id: As in the headers of its sealed values.
         version: Its ACTIVE data-key version, or None.
         kms_key_arn: The KMS key that wraps its KEK, or None.
@@ -39,6 +40,7 @@ class TenantSummary:
     uid: bytes
     name: str
     suspended: bool
+    erased: bool
     keyset_id: int
     version: int | None
     kms_key_arn: str | None
@@ -53,7 +55,7 @@ class Snapshot:
 
     Attributes:
         tenant: Who it is.
-        kek: The ACTIVE KEK.
+        kek: The ACTIVE KEK; of a tenant that was erased the last one, DESTROYED.
         keys: All data and index keys, by purpose and version.
         chain: The end of its audit chain; None until something is recorded.
         slots: What is known of the slots of its sealed values.
@@ -64,6 +66,11 @@ class Snapshot:
     keys: tuple[KeyRecord, ...]
     chain: ChainRecord | None
     slots: tuple[SlotRecord, ...] = ()
+
+    @property
+    def erased(self) -> bool:
+        """Whether all keys are destroyed, for good."""
+        return self.kek.state is KeyState.DESTROYED
 
     @property
     def data_keys(self) -> tuple[KeyRecord, ...]:
@@ -86,6 +93,13 @@ KeyStates = Mapping[int, tuple[str, Mapping[int, KeyState]]]
 
 
 _ACTIVE_KEK: Final = (keks.c.tenant_uid == tenants.c.uid) & (keks.c.state == KeyState.ACTIVE)
+
+_any_kek: Final = keks.alias("any_kek")
+
+_ERASED: Final = exists().where(_any_kek.c.tenant_uid == tenants.c.uid) & ~exists().where(
+    _any_kek.c.tenant_uid == tenants.c.uid, _any_kek.c.state != KeyState.DESTROYED
+)
+"""Whether a tenant had a KEK and has none any more: only an erasure leaves none behind."""
 
 _ACTIVE_KEY: Final = (
     (keys.c.tenant_uid == tenants.c.uid) & (keys.c.purpose == Purpose.DATA) & (keys.c.state == KeyState.ACTIVE)
@@ -116,7 +130,7 @@ _SLOTS: Final[Select[Any]] = select(index_slots).order_by(index_slots.c.context,
 
 
 def snapshot(connection: Connection, name: str, app_uid: bytes) -> Snapshot:
-    """Return one tenant's records, read with three statements.
+    """Return one tenant's records, read with three statements; also those of a tenant that was erased.
 
     Raises:
         TenantNotFoundError: nobody has this name.
@@ -144,9 +158,10 @@ def tenant_uid(connection: Connection, name: str) -> bytes:
     return bytes(row.uid)
 
 
-def names(connection: Connection) -> list[str]:
-    """Return the names of all tenants, in order."""
-    return list(connection.scalars(select(tenants.c.name).order_by(tenants.c.name)))
+def names(connection: Connection, *, even_erased: bool) -> list[str]:
+    """Return the names of all tenants, in order, or of those that are not erased."""
+    query = select(tenants.c.name).order_by(tenants.c.name)
+    return list(connection.scalars(query if even_erased else query.where(~_ERASED)))
 
 
 def summaries(connection: Connection) -> list[TenantSummary]:
@@ -156,6 +171,7 @@ def summaries(connection: Connection) -> list[TenantSummary]:
             tenants.c.uid,
             tenants.c.name,
             tenants.c.suspended,
+            _ERASED,
             tenants.c.keyset_id,
             keys.c.version,
             keks.c.kms_key_arn,
@@ -168,7 +184,10 @@ def summaries(connection: Connection) -> list[TenantSummary]:
         .outerjoin(key_use, _USE)
         .order_by(tenants.c.name)
     )
-    return [TenantSummary(bytes(uid), *rest) for uid, *rest in connection.execute(query)]
+    return [
+        TenantSummary(bytes(uid), name, suspended, bool(erased), *rest)
+        for uid, name, suspended, erased, *rest in connection.execute(query)
+    ]
 
 
 def key_states(connection: Connection, name: str | None) -> KeyStates:
@@ -200,7 +219,7 @@ def to_look_at(connection: Connection, due_before: datetime) -> list[str]:
     """Return the names of the tenants, in order, whose keys may need something done.
 
     That is: the data key is due before an instant or was used too often, or there is none, or one waits for its
-    activation, or the period is the KMS's and has to be asked for.
+    activation, or the period is the KMS's and has to be asked for. Nothing is due for a tenant that was erased.
     """
     settled = exists().where(
         _ACTIVE_KEY, keys.c.due_at > due_before, exists().where(_USE, key_use.c.reserved < USE_ROTATE)
@@ -209,7 +228,7 @@ def to_look_at(connection: Connection, due_before: datetime) -> list[str]:
     query = (
         select(tenants.c.name)
         .outerjoin_from(tenants, policies, policies.c.tenant_uid == tenants.c.uid)
-        .where(or_(~settled, pending, policies.c.follows_kms))
+        .where(or_(~settled, pending, policies.c.follows_kms), ~_ERASED)
         .order_by(tenants.c.name)
     )
     return list(connection.scalars(query))
@@ -220,22 +239,36 @@ def _read(connection: Connection, name: str, app_uid: bytes) -> tuple[Snapshot, 
     # Compared again here, byte for byte: a database may fold case or trailing spaces.
     if row is None or row._mapping[tenants.c.name] != name:
         raise _unknown(name)
-    for column, what in ((policies.c.tenant_uid, "policy"), (keks.c.generation, "key-encryption key")):
-        if row._mapping[column] is None:
-            raise KeyRecordError(
-                f"tenant {name!r} has no {what}",
-                hint="the key store was changed by something other than pii_vault: restore it from a backup",
-            )
+    if row._mapping[policies.c.tenant_uid] is None:
+        raise _lacks(name, "policy")
+    active = row._mapping[keks.c.generation] is not None
+    kek = rows.kek_record(row) if active else _last_kek(connection, name)
     found = connection.execute(_KEYS.where(keys.c.tenant_uid == row._mapping[tenants.c.uid])).all()
     slots = connection.execute(_SLOTS.where(index_slots.c.tenant_uid == row._mapping[tenants.c.uid])).all()
     read = Snapshot(
         rows.tenant_record(row, app_uid),
-        rows.kek_record(row),
+        kek,
         tuple(rows.key_record(each) for each in found),
         rows.chain_record(row),
         tuple(rows.slot_record(each) for each in slots),
     )
     return read, {each._mapping[audit_chains.c.seq] for each in found} <= {row._mapping[audit_chains.c.seq]}
+
+
+def _last_kek(connection: Connection, name: str) -> KekRecord:
+    """Return the last KEK of a tenant that was erased; whoever else has no ACTIVE one was not changed by us."""
+    last = select(keks).join(tenants, keks.c.tenant_uid == tenants.c.uid).where(tenants.c.name == name, _ERASED)
+    row = connection.execute(last.order_by(keks.c.generation.desc()).limit(1)).one_or_none()
+    if row is None:
+        raise _lacks(name, "key-encryption key")
+    return rows.kek_record(row)
+
+
+def _lacks(name: str, what: str) -> KeyRecordError:
+    return KeyRecordError(
+        f"tenant {name!r} has no {what}",
+        hint="the key store was changed by something other than pii_vault: restore it from a backup",
+    )
 
 
 def _unknown(name: str) -> TenantNotFoundError:

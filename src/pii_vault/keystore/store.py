@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..blind_index import NOTHING, SlotRecord
 from ..chain import Entry
-from ..errors import ConfigurationError, KeyLimitError, KeyStoreBusyError, KeyStoreError
+from ..errors import ConfigurationError, KeyLimitError, KeyStoreBusyError, KeyStoreError, TenantErasedError
 from ..keys import USE_LIMIT, Purpose, TenantRecord
 from . import rows, schema
 from .change import Change, SupersededError
@@ -134,10 +134,10 @@ class KeyStore:
             self._app_uid = bytes(found)
         return self._app_uid
 
-    def names(self) -> list[str]:
-        """Return the names of all tenants, in order."""
+    def names(self, *, even_erased: bool = False) -> list[str]:
+        """Return the names of all tenants that are not erased, in order; or of all."""
         with self._transaction() as connection:
-            return names(connection)
+            return names(connection, even_erased=even_erased)
 
     def summaries(self) -> list[TenantSummary]:
         """Return one line about each tenant, by name."""
@@ -163,16 +163,23 @@ class KeyStore:
         with self._transaction() as connection:
             return to_look_at(connection, due_before)
 
-    def load(self, name: str) -> Snapshot:
+    def load(self, name: str, *, even_erased: bool = False) -> Snapshot:
         """Return one tenant's records.
 
         Raises:
             TenantNotFoundError: nobody has this name.
+            TenantErasedError: its keys are destroyed, and the caller does not ask for what is left.
             KeyRecordError: the tenant has no KEK.
         """
         uid = self.app_uid()
         with self._transaction() as connection:
-            return snapshot(connection, name, uid)
+            found = snapshot(connection, name, uid)
+        if found.erased and not even_erased:
+            raise TenantErasedError(
+                f"tenant {name!r} is erased: its keys are destroyed, and nothing opens what they sealed",
+                hint="its name is not used again: if the customer comes back, register it under another one",
+            )
+        return found
 
     @contextmanager
     def new_tenant(self, tenant: TenantRecord) -> Iterator[Change]:

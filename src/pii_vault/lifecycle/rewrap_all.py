@@ -57,7 +57,7 @@ def rewrap_all(
     dry_run: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Moved]:
-    """Re-wrap every tenant, or those whose KEK lies under one KMS key; report each.
+    """Re-wrap every tenant that is not erased, or those whose KEK lies under one KMS key; report each.
 
     Args:
         parts: What it is done with.
@@ -82,7 +82,7 @@ def rewrap_all(
         )
     if rate <= 0 or workers < 1:
         raise ConfigurationError("a rate is above 0 tenants a second, and there is at least 1 worker")
-    tenants = [each for each in parts.store.summaries() if under in (None, each.kms_key_arn)]
+    tenants = [each for each in parts.store.summaries() if under in (None, each.kms_key_arn) and not each.erased]
     if to is not None and tenants and not shared_key:
         _check_shared(parts, to, tenants)
     pace = _Pace(rate)

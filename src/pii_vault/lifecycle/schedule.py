@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from ..errors import KmsDeniedError, PiiVaultError
+from ..errors import KmsDeniedError, PiiVaultError, TenantErasedError
 from ..keyring import kms_key
 from ..keys import USE_ROTATE, KeyRecord
 from ..keystore import Snapshot
@@ -93,6 +93,8 @@ def _looked_at(parts: Parts, name: str, ahead: timedelta, dry_run: bool) -> Due:
     try:
         with nullcontext() if dry_run else refusals_logged(parts, name):
             return decided(name, lambda: _look_at(parts, name, ahead, dry_run))
+    except TenantErasedError:  # since the names were read
+        return Due(name, Step.SKIPPED, "erased", 0, None)
     except PiiVaultError as error:
         return Due(name, Step.FAILED, str(error), 0, None, denied=isinstance(error, KmsDeniedError))
 
