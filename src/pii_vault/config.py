@@ -28,7 +28,7 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
-    from .kms import KmsLifecycle
+    from .kms import KmsKeyOwner, KmsLifecycle
     from .vault import Vault
 
 FILE_NAME: Final = "pii-vault.toml"
@@ -113,6 +113,21 @@ class Settings(BaseSettings):
         from .kms.local import LocalKms
 
         return LocalKms(path)
+
+    def make_key_owner(self) -> KmsKeyOwner:
+        """Make who may end our own KMS keys, with the credentials of whoever runs this.
+
+        Raises:
+            ConfigurationError: as `make_kms`.
+        """
+        from .kms.local import LocalKms
+
+        kms = self.make_kms()
+        if isinstance(kms, LocalKms):
+            return kms
+        from .kms.aws_admin import AwsKeyOwner
+
+        return AwsKeyOwner(endpoint_url=self.endpoint_url)
 
     def make_engine(self) -> Engine:
         """Make an engine on the key store's database.

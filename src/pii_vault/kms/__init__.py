@@ -3,6 +3,7 @@
 from .base import GeneratedKey as GeneratedKey
 from .base import KmsKey as KmsKey
 from .base import KmsKeyDescription as KmsKeyDescription
+from .base import KmsKeyOwner as KmsKeyOwner
 from .base import KmsLifecycle as KmsLifecycle
 from .base import KmsProvider as KmsProvider
 from .base import WrappedKey as WrappedKey

@@ -1,11 +1,13 @@
-"""What the owner of an AWS KMS key does: make it, disable it, enable it. For demonstrations and tests.
+"""What the owner of an AWS KMS key does: make it, disable it, enable it, end it.
 
-The library itself never does any of this, and its role should not be allowed to: these calls stand apart so that a
-reader of `kms.aws` sees everything that the library can do to a customer's key.
+For demonstrations and tests, and for an operator who erases a tenant whose KMS key is our own. A vault never does any
+of this, and its role should not be allowed to: these calls stand apart so that a reader of `kms.aws` sees everything
+that the library can do to a customer's key.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError
@@ -50,14 +52,16 @@ class AwsKeyOwner:
         """Make a disabled key usable again. IAM: ``kms:EnableKey``."""
         self._call("EnableKey", arn, _region(arn), lambda client: client.enable_key(KeyId=arn))
 
-    def schedule_key_deletion(self, arn: str, pending_days: int = 7) -> None:
-        """Let a key be deleted after 7 to 30 days. IAM: ``kms:ScheduleKeyDeletion``."""
-        self._call(
+    def schedule_key_deletion(self, arn: str, pending_days: int = 7) -> datetime:
+        """Let a key be deleted after 7 to 30 days; return when, UTC. IAM: ``kms:ScheduleKeyDeletion``."""
+        answer = self._call(
             "ScheduleKeyDeletion",
             arn,
             _region(arn),
             lambda client: client.schedule_key_deletion(KeyId=arn, PendingWindowInDays=pending_days),
         )
+        when: datetime = answer["DeletionDate"]
+        return when.astimezone(UTC)
 
     def _call(self, operation: str, arn: str, region: str, send: Callable[[Any], Any]) -> Any:
         def call() -> Any:

@@ -111,6 +111,14 @@ class KmsProvider(Protocol):
         ...
 
 
+class KmsKeyOwner(Protocol):
+    """Who owns KMS keys, and so may end them. The library's own role need not be allowed to, and should not."""
+
+    def schedule_key_deletion(self, arn: str, pending_days: int) -> datetime:
+        """Let a key be deleted after 7 to 30 days; it is of no use from now on. Return when, UTC."""
+        ...
+
+
 @runtime_checkable
 class KmsLifecycle(KmsProvider, Protocol):
     """A KMS that also answers what the lifecycle of keys asks."""

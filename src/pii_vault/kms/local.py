@@ -177,13 +177,14 @@ class LocalKms:
         with self._change(arn, "EnableKey", allowed={"Enabled", "Disabled"}) as key:
             key.state = "Enabled"
 
-    def schedule_key_deletion(self, arn: str, pending_days: int = 30) -> None:
-        """Make a key unusable now and destroy its material after 7 to 30 days."""
+    def schedule_key_deletion(self, arn: str, pending_days: int = 30) -> datetime:
+        """Make a key unusable now and destroy its material after 7 to 30 days; return when, UTC."""
         if not 7 <= pending_days <= 30:
             raise _refused("a key is deleted after 7 to 30 days", "pending_days=7 is the shortest")
         with self._change(arn, "ScheduleKeyDeletion", allowed={"Enabled", "Disabled"}) as key:
             key.state = "PendingDeletion"
             key.deletion_at = self._clock() + pending_days * _DAY
+            return datetime.fromtimestamp(key.deletion_at, UTC)
 
     def cancel_key_deletion(self, arn: str) -> None:
         """Keep a key that was to be deleted. It is disabled afterwards, as in AWS."""
