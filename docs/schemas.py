@@ -63,9 +63,9 @@ def plain(member: dict[str, typing.Any]) -> dict[str, typing.Any]:
 
 
 def meanings(item: type) -> dict[str, str]:
-    """Return what the docstring of a dataclass says about each attribute."""
-    _, _, attributes = (item.__doc__ or "").partition("Attributes:\n")
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12,}.*)*)", attributes, re.MULTILINE)
+    """Return what the docstrings of a dataclass and of what it extends say about each attribute."""
+    said = [(each.__doc__ or "").partition("Attributes:\n")[2] for each in reversed(item.__mro__)]
+    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12,}.*)*)", "\n".join(said), re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}
 
 

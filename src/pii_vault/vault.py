@@ -22,6 +22,7 @@ from .keystore.engine import open_engine
 from .kms import KmsKey, KmsLifecycle
 from .kms.measured import MeasuredKms
 from .lifecycle import ending, registration
+from .lifecycle.ending import Destruction
 from .lifecycle.parts import Parts
 from .orm.attachment import Attachment, attached
 from .orm.engine import attach_engine
@@ -156,14 +157,18 @@ class Vault(KeyLife):
         policy = Policy("", "", rotation_days, follows_kms)
         return registration.add_tenant(self._parts, name, address, policy, shared_key=shared_key)
 
-    def tenants(self) -> list[str]:
-        """Return the names of all tenants. There is no scope for several: jobs go tenant by tenant."""
-        return self._store.names()
+    def tenants(self, *, even_erased: bool = False) -> list[str]:
+        """Return the names of all tenants that are not erased. There is no scope for several: jobs go one by one.
+
+        Args:
+            even_erased: Name those too that are: their audit logs stay.
+        """
+        return self._store.names(even_erased=even_erased)
 
     def destroy_key(
         self, tenant: str, version: int, *, metadata: MetaData, engine: Engine, reason: str = "", dry_run: bool = False
-    ) -> KeyRecord:
-        """Drop a data key's wrapped bytes, if nothing that it sealed is left. Final.
+    ) -> Destruction:
+        """Drop a data key's wrapped bytes from the live key store, if nothing that it sealed is left. Final.
 
         Args:
             tenant: The tenant's name.
@@ -172,6 +177,9 @@ class Vault(KeyLife):
             engine: On the application's database.
             reason: Why, for the audit log.
             dry_run: Make every check, and change nothing.
+
+        Returns:
+            The key's record, and what holds from now on, also against backups.
 
         Raises:
             KeyStateError: values are left, or the key is in use, or was until a day ago.

@@ -23,14 +23,17 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from tests.support.audited import change
 from tests.support.calendar import DAY, Calendar
 from tests.support.world import World
 
 from pii_vault import EncryptedInteger, EncryptedString
-from pii_vault.errors import ConfigurationError, KeyNotFoundError, KeyStateError
+from pii_vault.errors import AuditError, ConfigurationError, KeyNotFoundError, KeyStateError
 from pii_vault.keys import KeyRecord, KeyState
 from pii_vault.keystore import Snapshot
+from pii_vault.keystore.schema import audit
 from pii_vault.keystore.schema import metadata as key_store
+from pii_vault.lifecycle.ending import Destruction
 from pii_vault.lifecycle.parts import Reason
 from pii_vault.sealing import Keyset
 
@@ -97,7 +100,7 @@ def read(world: World, note: int | None = None, tenant: str = "acme") -> list[st
 
 def destroy(world: World, version: int, **options: Any) -> KeyRecord:
     options = {"metadata": Base.metadata, "engine": world.engine, **options}
-    return world.vault.destroy_key("acme", version, **options)
+    return world.vault.destroy_key("acme", version, **options).key
 
 
 def everything(world: World) -> dict[str, list[Any]]:
@@ -431,6 +434,60 @@ def test_values_that_are_not_sealed_or_are_no_values_are_not_counted(world: Worl
         for id_, stored in ((1, b""), (2, header[:6]), (3, b"\xfa" + header[2:])):
             connection.execute(text("UPDATE notes SET body = :stored WHERE id = :id"), {"stored": stored, "id": id_})
     assert destroy(world, 1).state is KeyState.DESTROYED
+
+
+# What backups have of it.
+
+
+def backups(world: World, version: int = 1) -> Destruction:
+    """What a destruction would say of backups."""
+    return world.vault.destroy_key("acme", version, metadata=Base.metadata, engine=world.engine, dry_run=True)
+
+
+def test_a_destroyed_key_is_in_backups_that_open_with_the_kms_keys_of_their_day(
+    world: World, calendar: Calendar
+) -> None:
+    empty(world, 1, 2)
+    calendar.now += DAY
+    first, second = world.keys["acme"], world.kms.create_key()
+    found = backups(world)
+    assert [(each.arn, each.until) for each in found.backup_keys] == [(first, None)]
+    assert f"open with KMS key {first} until that is deleted" in found.promise
+    world.vault.rewrap("acme", to=second)
+    moved_at = calendar.now
+    found = backups(world)
+    assert [(each.arn, each.until) for each in found.backup_keys] == [(first, moved_at), (second, None)]
+    assert f"open with KMS keys {first}, {second} until these are deleted" in found.promise
+    assert "live key store only" in found.promise
+    # A key that is younger than the move was never under the first one.
+    calendar.now += DAY
+    world.vault.rotate("acme")
+    calendar.now += DAY
+    world.vault.rotate("acme")
+    calendar.now += DAY
+    assert [each.arn for each in backups(world, 3).backup_keys] == [second]
+    # A new KEK does not take the key out of backups from before either; and the platform's KMS key is not deleted.
+    assert "platform" not in found.promise
+    world.vault.rewrap("acme", to=world.vault.platform_key, new_kek=True)
+    found = backups(world)
+    assert [each.arn for each in found.backup_keys] == [first, second, world.vault.platform_key]
+    assert "The platform's KMS key lives on for other tenants" in found.promise
+    told = world.vault.destroy_key("acme", 1, metadata=Base.metadata, engine=world.engine)
+    assert (told.key, told.backup_keys, told.promise) == (key(world, 1), found.backup_keys, found.promise)
+
+
+def test_a_log_that_does_not_say_where_the_keys_lay_destroys_nothing(world: World, calendar: Calendar) -> None:
+    empty(world, 1)
+    calendar.now += DAY
+    change(
+        world,
+        update(audit)
+        .where(audit.c.seq == 1)
+        .values(entry='{"at":"2026-01-01","actor":"","event":"","reason":"","details":{"keks":[{}]}}'),
+    )
+    with pytest.raises(AuditError, match="the audit log of tenant 'acme' was changed"):
+        destroy(world, 1)
+    assert key(world, 1).state is KeyState.DEACTIVATED
 
 
 # The customer is not asked.

@@ -139,7 +139,7 @@ def test_it_is_complete_only_when_nobody_can_be_sealing_with_the_old_key(world: 
     assert done.drained_at == calendar.now + timedelta(days=1)
     calendar.now += timedelta(days=1)
     assert run(world).complete
-    assert world.vault.destroy_key("acme", 1, metadata=Base.metadata, engine=world.engine).state == "destroyed"
+    assert world.vault.destroy_key("acme", 1, metadata=Base.metadata, engine=world.engine).key.state == "destroyed"
 
 
 def test_all_columns_of_a_row_are_written_by_one_statement(world: World) -> None:
@@ -294,7 +294,7 @@ def test_what_a_compromised_key_sealed_is_moved_and_opened_by_nobody_else(world:
         assert scope.keyset is not None
         assert scope.keyset.versions == {2}  # and nobody else came to hold it by that
     calendar.now += timedelta(days=1)
-    assert world.vault.destroy_key("acme", 1, metadata=Base.metadata, engine=world.engine).state == "destroyed"
+    assert world.vault.destroy_key("acme", 1, metadata=Base.metadata, engine=world.engine).key.state == "destroyed"
 
 
 def test_an_eviction_reaches_a_job_that_runs(world: World) -> None:

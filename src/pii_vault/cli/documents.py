@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..keys import KeyRecord
     from ..keystore import Snapshot, TenantSummary
     from ..keystore.upgrade import Status
+    from ..lifecycle.ending import Destruction
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,31 @@ class Key:
             kek_generation=found.kek_generation,
             kms_key_arn=found.kms_key_arn,
             kms_key_material_id=found.kms_key_material_id,
+        )
+
+
+@dataclass(frozen=True)
+class DestroyedKey(Key):
+    """A data key that was destroyed, or would be.
+
+    Attributes:
+        dry_run: Whether it only would be destroyed.
+        promise: What holds from now on, also against backups, in words.
+        backup_kms_keys: The KMS keys that backups of the key store which hold it open with.
+    """
+
+    dry_run: bool
+    promise: str
+    backup_kms_keys: list[str]
+
+    @classmethod
+    def told(cls, tenant: str, found: Destruction, *, dry_run: bool) -> DestroyedKey:
+        """Return the report on a destruction."""
+        return cls(
+            **vars(Key.of(tenant, found.key)),
+            dry_run=dry_run,
+            promise=found.promise,
+            backup_kms_keys=[each.arn for each in found.backup_keys],
         )
 
 

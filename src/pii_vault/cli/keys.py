@@ -10,7 +10,7 @@ import typer
 from . import options, output
 from .app import app, key
 from .application import metadata_of
-from .documents import Key
+from .documents import DestroyedKey, Key
 from .output import FAILED
 from .reports import Check, DueTenant, Evicted, Rotated
 from .table import FIXED, SPARE, TEXT
@@ -268,8 +268,8 @@ def key_destroy(
     """Drop a data key that has sealed nothing that is left.
 
     It is gone from the live key store, and its record stays. Backups of the key store keep it, and open it as long as
-    the KMS key lives. Refused, with the counts, while values are left, and until a day after the key was taken out of
-    use. The customer's KMS is not asked.
+    the KMS key lives: the report names that, and how to end it. Refused, with the counts, while values are left, and
+    until a day after the key was taken out of use. The customer's KMS is not asked.
     """
     tables = metadata_of(metadata)
     vault = options.vault(
@@ -277,10 +277,10 @@ def key_destroy(
     )
     engine = options.application_engine(database_url, application_url)
 
-    def destroy(*, dry_run: bool) -> Key:
+    def destroy(*, dry_run: bool) -> DestroyedKey:
         with output.waiting("counting values"):
             found = vault.destroy_key(name, version, metadata=tables, engine=engine, reason=reason, dry_run=dry_run)
-        return Key.of(name, found)
+        return DestroyedKey.told(name, found, dry_run=dry_run)
 
     done = destroy(dry_run=True)
     if not dry_run:
@@ -294,7 +294,5 @@ def key_destroy(
     if dry_run:
         output.show_text(f"{which} has sealed nothing that is left, and can be destroyed")
     else:
-        output.show_text(
-            f"{which} is destroyed, {instant(done.destroyed_at)}: in the live key store only; backups open it as long "
-            "as the KMS key lives"
-        )
+        output.show_text(f"{which} is destroyed in the live key store, {instant(done.destroyed_at)}")
+    output.show_text(done.promise)

@@ -315,7 +315,7 @@ def kinds() -> dict[str, Any]:
     """Return the type of the document that each command prints with ``--json``; `audit anchor` always does."""
     from ..audit.reading import Anchor
     from .coverage_reports import Covered
-    from .documents import Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
+    from .documents import DestroyedKey, Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
     from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated, TokenPlan
     from .reencryption_reports import Reencrypted
 
@@ -335,7 +335,7 @@ def kinds() -> dict[str, Any]:
         "key evict": Evicted,
         "key deactivate": Key,
         "key compromise": Key,
-        "key destroy": Key,
+        "key destroy": DestroyedKey,
         "index status": list[IndexesFound],
         "index build": list[IndexesBuilt],
         "index rotate": IndexRotated,

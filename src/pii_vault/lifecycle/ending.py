@@ -6,6 +6,7 @@ These only restrict, so none of them asks the customer's KMS: they must work aft
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -13,6 +14,7 @@ from ..audit.facts import Event
 from ..errors import KeyStateError
 from ..keys import TRANSITIONS, KeyRecord, KeyState
 from ..keystore import Change, Snapshot
+from .backups import BackupKey, backup_keys
 from .parts import Parts, decided
 
 DRAIN: Final = timedelta(days=1)
@@ -21,6 +23,21 @@ transaction that has done so stays open."""
 
 Rows = Callable[[Snapshot, KeyRecord], Mapping[str, int]]
 """Counts the values that were sealed with a key, by column; columns without any are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destruction:
+    """What the destruction of a data key came to.
+
+    Attributes:
+        key: Its record afterwards.
+        backup_keys: The KMS keys that backups of the key store which hold it open with.
+        promise: What holds from now on, also against backups.
+    """
+
+    key: KeyRecord
+    backup_keys: tuple[BackupKey, ...]
+    promise: str
 
 
 def deactivate(parts: Parts, name: str, reason: str) -> KeyRecord:
@@ -60,7 +77,7 @@ def compromise(parts: Parts, name: str, version: int, reason: str) -> KeyRecord:
     return decided(name, attempt)
 
 
-def destroy(parts: Parts, name: str, version: int, reason: str, rows: Rows, *, dry_run: bool = False) -> KeyRecord:
+def destroy(parts: Parts, name: str, version: int, reason: str, rows: Rows, *, dry_run: bool = False) -> Destruction:
     """Drop a data key's wrapped bytes from the key store, once nothing that it sealed is left. The record stays.
 
     Backups of the key store keep the wrapped bytes, and open them as long as the KMS key lives.
@@ -77,7 +94,7 @@ def destroy(parts: Parts, name: str, version: int, reason: str, rows: Rows, *, d
         KeyStateError: there is no such version, it is in use or was until lately, or values are left.
     """
 
-    def attempt() -> KeyRecord:
+    def attempt() -> Destruction:
         snapshot = parts.store.load(name)
         record = _movable(snapshot, version, KeyState.DESTROYED)
         _check_drained(name, record, parts.now())
@@ -90,11 +107,26 @@ def destroy(parts: Parts, name: str, version: int, reason: str, rows: Rows, *, d
                 f"data key version {version} of tenant {name!r} still holds {total:,} {values}: {counts}",
                 hint="re-encrypt them with the active version first",
             )
-        if dry_run:
-            return record
-        return _end(parts, snapshot, Event.KEY_DESTROYED, reason, lambda change, now: change.destroy(record, now))
+        opened = backup_keys(parts.store, snapshot, since=record.created_at)
+        if not dry_run:
+            record = _end(parts, snapshot, Event.KEY_DESTROYED, reason, lambda change, now: change.destroy(record, now))
+        return Destruction(record, opened, _promise(parts, opened))
 
     return decided(name, attempt)
+
+
+def _promise(parts: Parts, opened: tuple[BackupKey, ...]) -> str:
+    # Every survivor lies under the KEK that lives, so this key did too until just now: nothing is gone for good yet.
+    arns = [each.arn for each in opened]
+    which = f"KMS key {arns[0]} until that is" if len(arns) == 1 else f"KMS keys {', '.join(arns)} until these are"
+    said = (
+        f"This holds for the live key store only. Backups of it from before have the data key, and open with {which} "
+        "deleted. A new key-encryption key under another KMS key (rewrap --to --new-kek), and then the deletion of "
+        "every KMS key named here, end that."
+    )
+    if any(parts.is_platform_key(arn) for arn in arns):
+        said += " The platform's KMS key lives on for other tenants: backups open with it until they are gone."
+    return said
 
 
 def _movable(snapshot: Snapshot, version: int, after: KeyState) -> KeyRecord:

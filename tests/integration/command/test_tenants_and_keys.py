@@ -266,16 +266,21 @@ def test_a_key_is_destroyed_when_nothing_that_it_sealed_is_left_and_a_day_has_pa
     assert "still holds 4 values" in ops.fails(*destroy, "--dry-run")
 
     ops.alter(text("DELETE FROM patients"))
+    planned = ops.json("key destroy", *destroy[2:], "--dry-run")
+    arn = ops.json("tenant show", "acme")["kms_key_arn"]
+    assert (planned["dry_run"], planned["state"], planned["backup_kms_keys"]) == (True, "deactivated", [arn])
+    assert f"Backups of it from before have the data key, and open with KMS key {arn} until" in planned["promise"]
     assert ops.run(*destroy, "--dry-run").out == (
         "data key version 1 of tenant acme has sealed nothing that is left, and can be destroyed\n"
+        f"{planned['promise']}\n"
     )
     assert "give --yes" in ops.fails(*destroy, code=2)
     assert ops.json("key list", "acme")[0]["state"] == "deactivated"
     assert ops.json("key destroy", *destroy[2:], "--dry-run")["destroyed_at"] is None
 
     said = ops.process(*destroy, "--yes", "--reason", "INC-9").out
-    assert said.startswith("data key version 1 of tenant acme is destroyed, ")
-    assert said.endswith("in the live key store only; backups open it as long as the KMS key lives\n")
+    assert said.startswith("data key version 1 of tenant acme is destroyed in the live key store, ")
+    assert said.endswith(f"\n{planned['promise']}\n")
     first, second = ops.json("key list", "acme")
     assert (first["state"], second["state"]) == ("destroyed", "active")
     assert first["destroyed_at"] is not None
