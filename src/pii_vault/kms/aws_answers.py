@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ..errors import KmsCorruptError
@@ -57,7 +57,7 @@ def description(answer: Answer, address: KeyAddress) -> KmsKeyDescription:
     found = answer.get("KeyMetadata")
     metadata: Answer = dict(found) if isinstance(found, Mapping) else {}
     check_key(metadata, "Arn", "DescribeKey", address)
-    created = metadata.get("CreationDate")
+    created, deleted = metadata.get("CreationDate"), metadata.get("DeletionDate")
     return KmsKeyDescription(
         arn=address.arn,
         account=address.account,
@@ -67,6 +67,7 @@ def description(answer: Answer, address: KeyAddress) -> KmsKeyDescription:
         spec=str(metadata.get("KeySpec", "")),
         created_at=created if isinstance(created, datetime) else None,
         key_material_id=material if isinstance(material := metadata.get("CurrentKeyMaterialId"), str) else None,
+        deleted_at=deleted.astimezone(UTC) if isinstance(deleted, datetime) else None,
     )
 
 

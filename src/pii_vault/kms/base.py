@@ -66,6 +66,7 @@ class KmsKeyDescription:
         spec: ``SYMMETRIC_DEFAULT`` for a key that we can use.
         created_at: When it was made, if the KMS says so.
         key_material_id: Which material it wraps with now, if the KMS says so; it changes when the KMS key is rotated.
+        deleted_at: When it will be deleted, if its owner has said so.
     """
 
     arn: str
@@ -76,6 +77,7 @@ class KmsKeyDescription:
     spec: str
     created_at: datetime | None = None
     key_material_id: str | None = None
+    deleted_at: datetime | None = None
 
 
 @runtime_checkable

@@ -98,6 +98,7 @@ class LocalKms:
             "SYMMETRIC_DEFAULT",
             created,
             found.materials[-1].material_id,
+            datetime.fromtimestamp(found.deletion_at, UTC) if found.deletion_at is not None else None,
         )
 
     def check_unwrap(self, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
