@@ -21,14 +21,16 @@ from .keystore import KeyStore, Snapshot
 from .keystore.engine import open_engine
 from .kms import KmsKey, KmsLifecycle
 from .kms.measured import MeasuredKms
-from .lifecycle import ending, registration
+from .lifecycle import ending, erasure, registration
 from .lifecycle.ending import Destruction
+from .lifecycle.erasure import KeyDeletion
+from .lifecycle.evidence import Erasure, Remains
 from .lifecycle.parts import Parts
 from .orm.attachment import Attachment, attached
 from .orm.engine import attach_engine
 from .orm.session import attach_session
 from .reencryption import indexing
-from .reencryption.coverage import Coverage, coverage, values_under
+from .reencryption.coverage import Coverage, coverage, remains, values_under
 from .reencryption.crews import Crew, Part, PartDone
 from .reencryption.indexing import Built, IndexRotation, IndexStatus
 from .reencryption.pacing import BATCH, Pace
@@ -119,7 +121,7 @@ class Vault(KeyLife):
         """Return a scope in which `name` is the tenant: ``with vault.tenant("acme"):``, or ``async with``.
 
         Entering it raises what fetching the tenant's keys raises: `TenantNotFoundError`, `TenantSuspendedError`,
-        `KmsDeniedError`, `KmsUnavailableError`, `KeyStoreError` …
+        `TenantErasedError`, `KmsDeniedError`, `KmsUnavailableError`, `KeyStoreError` …
         """
         return Scope(self._keyring, name)
 
@@ -189,6 +191,53 @@ class Vault(KeyLife):
             return values_under(engine, metadata, snapshot.tenant.identity.keyset_id, record.version)
 
         return ending.destroy(self._parts, tenant, version, reason, rows, dry_run=dry_run)
+
+    def erase(
+        self,
+        tenant: str,
+        *,
+        reason: str = "",
+        metadata: MetaData | None = None,
+        engine: Engine | None = None,
+        key_deletion: KeyDeletion | None = None,
+        dry_run: bool = False,
+    ) -> Erasure:
+        """Destroy all keys of a tenant in the live key store, so that nothing it sealed opens again. Final.
+
+        Other processes follow within 5 seconds of use. Called again, it changes nothing and tells the same. The
+        tenant's name stays taken, and its audit log is kept.
+
+        Args:
+            tenant: The tenant's name.
+            reason: Why, for the audit log.
+            metadata: The application's tables, to count what is left in them; None if nobody is to look.
+            engine: On the application's database; together with `metadata`.
+            key_deletion: Have the tenant's KMS key deleted too, where it is our own.
+            dry_run: Make every check, tell what would be destroyed, and change nothing.
+
+        Returns:
+            What was destroyed, and what backups and tokens still mean.
+
+        Raises:
+            ConfigurationError: the KMS key is not ours to delete, and nothing was destroyed; or a table cannot be read,
+                and it was. Called again, it tells the rest.
+        """
+
+        def left(snapshot: Snapshot) -> tuple[Remains, ...]:
+            assert engine is not None
+            assert metadata is not None
+            return remains(engine, metadata, snapshot.tenant.identity.keyset_id)
+
+        if (metadata is None) != (engine is None):
+            raise ConfigurationError("metadata and engine belong together", hint="name both, or none")
+        return erasure.erase(
+            self._parts,
+            tenant,
+            reason,
+            remains=left if metadata is not None else None,
+            key_deletion=key_deletion,
+            dry_run=dry_run,
+        )
 
     def reencrypt(
         self,
@@ -329,6 +378,7 @@ class Vault(KeyLife):
             context: The column's context id.
             slot: The slot.
         """
+        self._store.load(tenant)  # refuses one that is erased
         dropped = self._store.unset_ready(tenant, context, slot)
         self._keyring.evict(tenant)
         return dropped

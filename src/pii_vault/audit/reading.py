@@ -102,6 +102,21 @@ def entries(store: KeyStore, tenant: str, *, after: int = 0, limit: int | None =
     return [_read(entry) for entry in store.entries(uid, after, limit)]
 
 
+def anchor_at(snapshot: Snapshot, entry: Entry, at: datetime) -> Anchor:
+    """Return the anchor that an entry is, of a log that was not verified here."""
+    identity = snapshot.tenant.identity
+    return Anchor(
+        ANCHOR_FORMAT,
+        identity.app_uid.hex(),
+        snapshot.tenant.name,
+        identity.tenant_uid.hex(),
+        entry.seq,
+        entry.mac.hex(),
+        _highest(snapshot),
+        at,
+    )
+
+
 class AuditLog:
     """The audit log of one key store.
 
@@ -168,16 +183,7 @@ class AuditLog:
             )
         snapshot = self._store.load(tenant, even_erased=True)
         (last,) = self._store.entries(snapshot.tenant.identity.tenant_uid, after=found.entries - 1, limit=1)
-        return Anchor(
-            ANCHOR_FORMAT,
-            snapshot.tenant.identity.app_uid.hex(),
-            tenant,
-            snapshot.tenant.identity.tenant_uid.hex(),
-            last.seq,
-            last.mac.hex(),
-            _highest(snapshot),
-            self._ledger.now(),
-        )
+        return anchor_at(snapshot, last, self._ledger.now())
 
     def _was_added(self, tenant: str, last: Entry) -> bool:
         """Tell whether the chain has come to an entry by now: an entry and the end behind it are stored together."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..audit import reading
 from ..audit.reading import LogEntry
-from ..errors import AuditError
+from ..errors import AuditError, PiiVaultError
 from ..keys import KeyState
 from ..keystore import KeyStore, Snapshot
 
@@ -68,6 +68,8 @@ def understood(tenant: str) -> Iterator[None]:
     """Turn what reading an entry's details raises, if they are not what was written, into our error."""
     try:
         yield
+    except PiiVaultError:  # some are ValueErrors too
+        raise
     except (KeyError, TypeError, ValueError, AttributeError):
         raise AuditError(
             f"the audit log of tenant {tenant!r} was changed", hint=f"pii-vault audit verify {tenant} shows everything"

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Row,
     Select,
     Table,
+    and_,
     case,
     cast,
     func,
@@ -30,7 +31,8 @@ from sqlalchemy.exc import DBAPIError
 from ..errors import ConfigurationError
 from ..keys import KeyState
 from ..keystore import KeyStates, KeyStore
-from .headers import Key, Other, grouped, read_group, sealed_tables, under_key
+from ..lifecycle.evidence import Remains
+from .headers import Key, Other, grouped, has_tokens, of_keyset, read_group, sealed_tables, under_key
 
 SAMPLE: Final = 40 * 2**20
 """How many bytes of a table an estimate looks at. It takes pages: with 5,120 of them, a share of the table's values is
@@ -170,6 +172,29 @@ def values_under(engine: Engine, metadata: MetaData, keyset_id: int, version: in
         counts = zip(each.columns, counted(engine, each.fullname, select(*matches)), strict=True)
         found |= {f"{each.fullname}.{one.name}": int(count) for one, count in counts if count}
     return found
+
+
+def remains(engine: Engine, metadata: MetaData, keyset_id: int) -> tuple[Remains, ...]:
+    """Count the values that name a tenant's keyset, and those of them with search tokens; by column, none left out.
+
+    Args:
+        engine: On the application's database.
+        metadata: The application's tables.
+        keyset_id: The tenant's.
+
+    Raises:
+        ConfigurationError: the metadata holds no encrypted column, or a table of it cannot be read.
+    """
+    found = []
+    for each in sealed_tables(metadata):
+        matches = [
+            func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+            for one in each.columns
+            for condition in (of_keyset(one, keyset_id), and_(of_keyset(one, keyset_id), has_tokens(one)))
+        ]
+        counts = iter(map(int, counted(engine, each.fullname, select(*matches))))
+        found += [Remains(each.fullname, one.name, next(counts), next(counts)) for one in each.columns]
+    return tuple(found)
 
 
 def counted(engine: Engine, name: str, query: Select[Any]) -> Row[Any]:

@@ -89,6 +89,16 @@ def under_key(stored: ColumnElement[bytes], key: Key) -> ColumnElement[bool]:
     return part(stored, KEY) == literal(key[0].to_bytes(4, "big") + key[1].to_bytes(2, "big"), LargeBinary)
 
 
+def of_keyset(stored: ColumnElement[bytes], keyset_id: int) -> ColumnElement[bool]:
+    """Return the condition that stored bytes begin as a sealed value and name a keyset."""
+    return and_(_begins_sealed(stored), part(stored, KEYSET) == literal(keyset_id.to_bytes(4, "big"), LargeBinary))
+
+
+def has_tokens(stored: ColumnElement[bytes]) -> ColumnElement[bool]:
+    """Return the condition that stored bytes carry search tokens."""
+    return part(stored, TOKENS) != literal(b"\0", LargeBinary)
+
+
 def grouped(table: Table, keyset_id: int | None, percent: float, seed: int) -> Any:
     """Return one query that counts the values of all columns of a table.
 
@@ -108,7 +118,7 @@ def grouped(table: Table, keyset_id: int | None, percent: float, seed: int) -> A
         stored = source.columns[each.key]
         what: Select[Any] = select(_group(stored).label("what"))
         if keyset_id is not None:
-            what = what.where(_begins_sealed(stored), part(stored, KEYSET) == keyset_id.to_bytes(4, "big"))
+            what = what.where(of_keyset(stored, keyset_id))
         # Grouped by a name: PostgreSQL would not see that an expression with parameters is the same one twice.
         inner = what.subquery()
         chosen = select(literal_column(str(place)).label("place"), inner.c.what, func.count().label("count"))
