@@ -39,6 +39,7 @@ from pii_vault import EncryptedString, LocalKms, Vault
 from pii_vault.errors import AuditError, KeyStoreError, KmsDeniedError, PiiVaultError
 from pii_vault.keystore.schema import application, audit, audit_chains, audit_keys, keks, keys, tenants
 from pii_vault.keystore.upgrade import MIGRATIONS, upgrade
+from pii_vault.lifecycle.erasure import KeyDeletion
 from pii_vault.lifecycle.parts import Reason
 from pii_vault.lifecycle.schedule import Step
 
@@ -148,6 +149,10 @@ def deeds(world: World, calendar: Calendar) -> Iterator[Deed]:
         before=lambda: kms.disable_key(others[2]),
         refused=KmsDeniedError,
     )
+    yield Deed(
+        lambda: vault.erase("acme", reason="the end", key_deletion=KeyDeletion(kms, 7)),
+        [[("tenant.erased", "the end")], [("kms.deletion_scheduled", "the end")]],
+    )
 
 
 def test_every_change_of_keys_is_written_with_who_and_why_and_the_log_verifies_after_each(
@@ -165,7 +170,7 @@ def test_every_change_of_keys_is_written_with_who_and_why_and_the_log_verifies_a
             assert since < entry.at <= calendar.now
         assert_in_order(world)
     with world.engine.connect() as connection:
-        assert set(connection.scalars(select(keys.c.state))) == {"destroyed", "deactivated", "active"}
+        assert set(connection.scalars(select(keys.c.state))) == {"destroyed", "active"}
     assert len(written(world, "glob")) == 3
 
 

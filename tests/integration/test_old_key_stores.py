@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.vectors import load
 
 from pii_vault import EncryptedString, LocalKms, Vault
+from pii_vault.errors import TenantErasedError
 from pii_vault.keystore.upgrade import MIGRATIONS, check, upgrade
 
 
@@ -117,6 +118,24 @@ def test_what_an_earlier_release_sealed_opens_and_its_log_verifies(old: tuple[Va
         assert scope.keyset is not None
         assert scope.keyset.index_generation == 1  # it had none, and nothing of that release needs one
     assert vault.audit.verify("acme").problems == ()
+
+
+def test_its_tenants_can_be_erased(old: tuple[Vault, Engine]) -> None:
+    vault, engine = old
+    upgrade(engine)
+    vault.attach(engine, tenant_column="tenant_id")
+    keys = vault._store.load("acme").data_keys
+    done = vault.erase("acme", metadata=Base.metadata, engine=engine)
+    assert [(each.version, each.state_before) for each in done.keys if each.kind == "data"] == [
+        (key.version, key.state) for key in keys
+    ]
+    assert done.remains is not None
+    assert sum(each.values for each in done.remains) > 0
+    assert vault.audit.verify("acme", done.anchor).problems == ()
+    with pytest.raises(TenantErasedError), vault.tenant("acme"):
+        pass
+    with vault.tenant("glob"):
+        pass
 
 
 @pytest.mark.parametrize("revision", ["0002"], indirect=True)

@@ -33,6 +33,7 @@ from pii_vault.errors import (
     KeyValidationError,
     KmsDeniedError,
     PiiVaultError,
+    TenantErasedError,
     TenantSuspendedError,
 )
 from pii_vault.keys import KeyRecord, KeyState
@@ -131,6 +132,8 @@ class LifeOfKeys(RuleBasedStateMachine):
         self.asked_for: dict[KeyState, set[int]] = {KeyState.COMPROMISED: set(), KeyState.DESTROYED: set()}
         self.may_be_out_of_use = True
         self.known: dict[int, KeyRecord] = {}
+        self.lain: set[str] = set()
+        self.end = 0
         self.open()
 
     # A process and its end.
@@ -201,8 +204,9 @@ class LifeOfKeys(RuleBasedStateMachine):
     short = st.just(0) | st.integers(1, 8)
     picks = st.integers(0, 6)
 
-    @initialize(crash=long, versions=st.integers(1, 4), ahead=st.booleans())
-    def register(self, crash: int, versions: int, ahead: bool) -> None:
+    @initialize(crash=long, versions=st.integers(1, 4), ahead=st.booleans(), end=long)
+    def register(self, crash: int, versions: int, ahead: bool, end: int) -> None:
+        self.end = end
         self.attempt(lambda: self.vault.add_tenant("acme", key=self.own_keys[0]), crash)
         self.attempt(lambda: self.vault.add_tenant("acme", key=self.own_keys[0]))
         active = self.load().active
@@ -360,6 +364,10 @@ class LifeOfKeys(RuleBasedStateMachine):
     # What must hold.
 
     @invariant()
+    def it_lies_under_a_kms_key(self) -> None:
+        self.lain.add(self.arn)
+
+    @invariant()
     def keys_only_move_forward_and_versions_are_never_reused(self) -> None:
         snapshot = self.load()
         keys = {key.version: key for key in snapshot.data_keys}
@@ -436,6 +444,25 @@ class LifeOfKeys(RuleBasedStateMachine):
         assert int.from_bytes(bytes(sealed)[5:7], "big") == snapshot.active.version
         assert all(not key.epoch or key.version <= snapshot.active.version for key in snapshot.data_keys)
 
+    def erase(self) -> None:
+        """Erase the tenant in whatever state its keys are: all at once, whenever the process ends."""
+        before = self.load()
+        self.attempt(lambda: self.vault.erase("acme"), self.end)
+        if "acme" in self.vault.tenants():
+            assert self.load() == before
+            self.every_row_opens_or_says_why_not()
+        done = self.vault.erase("acme")
+        assert {each.version: each.state_before for each in done.keys if each.kind == "data"} == {
+            key.version: key.state for key in before.data_keys
+        }
+        after = self.vault._parts.store.load("acme", even_erased=True)
+        assert not any((after.kek.wrapped, *(key.encrypted_key for key in after.keys)))
+        assert self.vault.audit.verify("acme", done.anchor).problems == ()
+        with pytest.raises(TenantErasedError), self.vault.tenant("acme"):
+            pass
+        # Each KMS key that the tenant ever lay under is named, and no other.
+        assert {each.key.arn for each in done.kms_keys} == self.lain
+
     def read(self, rows: list[Row]) -> list[str]:
         with self.vault.tenant("acme"), self.sessions() as session:
             query = select(Note.body).where(Note.id.in_([row.id for row in rows])).order_by(Note.id)
@@ -457,6 +484,7 @@ class LifeOfKeys(RuleBasedStateMachine):
                 self.kms.enable_key(self.arn)
                 self.vault.resume("acme")
                 self.every_row_opens_or_says_why_not()
+                self.erase()
         finally:
             self.close()
             self.ground.drop(self.url)
