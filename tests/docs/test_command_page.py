@@ -100,6 +100,7 @@ def test_every_command_asks_whom_the_page_says(
         "kms cost --processes 2",
     ):
         run(command)
+    run("tenant erase acme --yes")
     log = {"Decrypt"}
     said: dict[str, tuple[set[str], set[str]]] = {}
     section = PAGE.partition("## What it asks the KMS")[2].partition("\n## ")[0]

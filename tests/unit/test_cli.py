@@ -37,6 +37,7 @@ ARGUMENTS = {
     "tenant set": ["acme", "--rotation-days", "90"],
     "tenant suspend": ["acme"],
     "tenant resume": ["acme"],
+    "tenant erase": ["acme", "--yes"],
     "key list": ["acme"],
     "key validate": ["acme"],
     "key rotate": ["acme"],

@@ -12,6 +12,7 @@ ARN = "arn:aws:kms:eu-west-1:111122223333:key/0b1f7e52-3c1d-4a0e-9d8e-2f6a7c5b4d
 COMMANDS = [
     *("db upgrade", "db current", "db check"),
     *("tenant add", "tenant list", "tenant show", "tenant set", "tenant suspend", "tenant resume"),
+    "tenant erase",
     *("key list", "key validate", "key rotate", "key evict", "key deactivate", "key compromise", "key destroy"),
     *("index status", "index build", "index rotate", "index drop", "index plan"),
     *("rotate", "rewrap", "reencrypt", "coverage"),

@@ -78,7 +78,7 @@ def audit_verify(
     """
     anchors = _anchors(anchor) if anchor is not None else {}
     vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
-    wanted = list(dict.fromkeys(names or [])) or (sorted(anchors) if anchors else vault.tenants())
+    wanted = list(dict.fromkeys(names or [])) or (sorted(anchors) if anchors else vault.tenants(even_erased=True))
     if anchors and (missing := [name for name in wanted if name not in anchors]):
         raise ConfigurationError(f"the anchor file has no anchor of tenant {missing[0]!r}", hint="name others, or none")
     found = []
@@ -113,7 +113,7 @@ def audit_anchor(
     `audit verify --anchor`. Exits with 1 when a log is not in order: it gets no anchor, the others do.
     """
     vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
-    wanted = list(dict.fromkeys(names or [])) or vault.tenants()
+    wanted = list(dict.fromkeys(names or [])) or vault.tenants(even_erased=True)
     made, failures = [], []
     with output.progress("anchoring") as progress:
         for done, name in enumerate(wanted):
@@ -172,8 +172,9 @@ def _about(details: dict[str, Any]) -> str:
     try:
         keys = [f"{key['purpose']} key {key['version']} {key['state']}" for key in details.get("keys", ())]
         keks = [f"KEK {kek['generation']} {kek['state']}" for kek in details.get("keks", ())]
+        kms_keys = [str(details["kms_key"]["arn"])] if "kms_key" in details else []
     except (AttributeError, KeyError, TypeError):
         return "not to be read: pii_vault did not write this"  # whoever may write to the database may write anything
     if len(keys) > 3:
         keys = [f"{len(keys)} keys"]
-    return ", ".join([*keks, *keys]) or ("the tenant" if "tenant" in details else "")
+    return ", ".join([*keks, *keys, *kms_keys]) or ("the tenant" if "tenant" in details else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import ConfigurationError, PiiVaultError, TenantSuspendedError
+from ..errors import ConfigurationError, PiiVaultError, TenantErasedError, TenantSuspendedError
 from . import output
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ def each_tenant(
     if name is not None:
         return [one(name)]
     found = []
-    for tenant in vault.tenants():
+    for tenant in vault.tenants(even_erased=True):
         try:
             found.append(one(tenant))
         except ConfigurationError:
             raise  # what is wrong is the same for all of them
+        except TenantErasedError:
+            output.say(f"tenant {tenant!r} is erased and was left out")
         except TenantSuspendedError:
             found.append(not_looked_at(tenant, suspended=True, failure=None))
         except PiiVaultError as error:

@@ -34,7 +34,8 @@ def kms_cost(
             "--tenants",
             min=1,
             metavar="N",
-            help="How many tenants are in use. Without it they are counted in the key store, without suspended ones.",
+            help="How many tenants are in use. Without it they are counted in the key store, without those that are "
+            "suspended or erased.",
         ),
     ] = None,
     ttl: Annotated[
@@ -134,7 +135,7 @@ def _tenants(database_url: str | None) -> int:
             "nobody said how many tenants there are, and no database_url is set in which to count them",
             hint="--tenants; or --database-url, PII_VAULT_DATABASE_URL, or the file pii-vault.toml",
         )
-    found = sum(not each.suspended for each in options.key_store(database_url).summaries())
+    found = sum(not (each.suspended or each.erased) for each in options.key_store(database_url).summaries())
     if not found:
         raise ConfigurationError(
             "the key store has no tenant that is in use", hint="say how many there will be: --tenants"

@@ -57,17 +57,19 @@ class Tenant:
         uid: Its uid, 32 hexadecimal digits: `pii-vault:tenant` in the KMS encryption context.
         keyset_id: 8 hexadecimal digits, as in the headers of its sealed values.
         suspended: Whether it neither seals nor opens.
+        erased: Whether its keys are destroyed, for good.
         created_at: When it was registered.
         key_version: The data-key version that it seals with; null when none is active.
         due_at: When that key is to be rotated; null when none is active.
         uses: How many values may have been sealed with that key, never too low; null when none is active.
-        kms_key_arn: The KMS key that wraps its key-encryption key; null when there is none yet.
+        kms_key_arn: The KMS key that wraps its key-encryption key; null when there is none.
     """
 
     name: str
     uid: str
     keyset_id: str
     suspended: bool
+    erased: bool
     created_at: datetime
     key_version: int | None
     due_at: datetime | None
@@ -82,6 +84,7 @@ class Tenant:
             uid=found.uid.hex(),
             keyset_id=f"{found.keyset_id:08x}",
             suspended=found.suspended,
+            erased=found.erased,
             created_at=found.created_at,
             key_version=found.version,
             due_at=found.due_at,
@@ -100,6 +103,7 @@ class TenantDetails:
         application: The application's uid, 32 hexadecimal digits: `pii-vault:app` there.
         keyset_id: 8 hexadecimal digits, as in the headers of its sealed values.
         suspended: Whether it neither seals nor opens.
+        erased: Whether its keys are destroyed, for good.
         created_at: When it was registered.
         key_version: The data-key version that it seals with; null when none is active.
         key_versions: How many data-key versions there were so far.
@@ -110,7 +114,7 @@ class TenantDetails:
         ttl_seconds: For how long its keys are held without another word of its KMS; null for the default of whoever
             holds them.
         grace_seconds: For how long beyond that while its KMS cannot be reached; null likewise.
-        kms_key_arn: The KMS key that wraps its key-encryption key.
+        kms_key_arn: The KMS key that wraps its key-encryption key; of an erased tenant, that wrapped the last one.
         kms_key_material_id: Which material of that KMS key; null when the KMS does not say.
         kms_account: The account that the KMS key must belong to.
         kms_region: The region that it must be in.
@@ -124,6 +128,7 @@ class TenantDetails:
     application: str
     keyset_id: str
     suspended: bool
+    erased: bool
     created_at: datetime
     key_version: int | None
     key_versions: int
@@ -151,6 +156,7 @@ class TenantDetails:
             application=tenant.identity.app_uid.hex(),
             keyset_id=f"{tenant.identity.keyset_id:08x}",
             suspended=tenant.suspended,
+            erased=found.erased,
             created_at=tenant.created_at,
             key_version=active.version if active is not None else None,
             key_versions=len(found.data_keys),

@@ -22,7 +22,7 @@ Version = Annotated[int, typer.Argument(metavar="VERSION", help="The data key's 
 @key.command("list")
 def key_list(name: options.Tenant, database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
     """List a tenant's data keys, old ones too."""
-    found = [Key.of(name, each) for each in options.key_store(database_url).load(name).data_keys]
+    found = [Key.of(name, each) for each in options.key_store(database_url).load(name, even_erased=True).data_keys]
     if json:
         output.show_json("key list", found)
         return

@@ -85,7 +85,9 @@ Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name
 
 TenantOrAll = Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's name, without --all.")]
 
-Every = Annotated[bool, typer.Option("--all", help="Every tenant, one after the other; suspended ones are left out.")]
+Every = Annotated[
+    bool, typer.Option("--all", help="Every tenant, one after the other; suspended and erased ones are left out.")
+]
 
 Metadata = Annotated[
     str,

@@ -21,11 +21,16 @@ USAGE = 2
 
 def show_json(command: str, document: Any) -> None:
     """Print a document as JSON: as the one that a command promises (`reports.kinds`)."""
+    _write(json_of(command, document))
+
+
+def json_of(command: str, document: Any) -> bytes:
+    """Return a document as JSON: as the one that a command promises (`reports.kinds`)."""
     from pydantic import TypeAdapter
 
     from .reports import kinds
 
-    _write(TypeAdapter(kinds()[command]).dump_json(document, indent=2))
+    return TypeAdapter(kinds()[command]).dump_json(document, indent=2)
 
 
 def show_json_lines(command: str, documents: Iterable[Any]) -> None:

@@ -316,6 +316,7 @@ def kinds() -> dict[str, Any]:
     from ..audit.reading import Anchor
     from .coverage_reports import Covered
     from .documents import DestroyedKey, Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
+    from .erasure_reports import Erased
     from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated, TokenPlan
     from .reencryption_reports import Reencrypted
 
@@ -329,6 +330,7 @@ def kinds() -> dict[str, Any]:
         "tenant set": TenantDetails,
         "tenant suspend": TenantDetails,
         "tenant resume": TenantDetails,
+        "tenant erase": Erased,
         "key list": list[Key],
         "key validate": list[Check],
         "key rotate": Rotated,

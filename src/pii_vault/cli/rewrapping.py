@@ -159,6 +159,9 @@ def _all(vault: Vault, json: bool, *, dry_run: bool, **how: Any) -> None:
                 f"{stopped}; the same command {'begins with all of them' if begins_anew else 'goes on from there'}"
             )
         raise
+    if how["under"] is None:
+        for name in sorted({*vault.tenants(even_erased=True)} - {*vault.tenants()}):
+            output.say(f"tenant {name!r} is erased and was left out")
     failed = [each for each in found if each.failure is not None]
     if json:
         output.show_json("rewrap --all", [RewrappedTenant.of(each, dry_run) for each in found])

@@ -12,7 +12,20 @@ from typing import Any, NoReturn
 import typer
 
 from ..errors import PiiVaultError
-from . import auditing, costing, covering, indexing, keys, looking, options, planning, reencrypting, rewrapping, tenants  # noqa: F401 - they add their commands
+from . import (  # noqa: F401 - they add their commands
+    auditing,
+    costing,
+    covering,
+    erasing,
+    indexing,
+    keys,
+    looking,
+    options,
+    planning,
+    reencrypting,
+    rewrapping,
+    tenants,
+)
 from .app import app
 from .output import FAILED, USAGE, say
 

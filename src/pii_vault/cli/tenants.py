@@ -117,7 +117,7 @@ def tenant_list(database_url: options.DatabaseUrl = None, json: options.Json = F
         [
             (
                 each.name,
-                "suspended" if each.suspended else "in use",
+                "erased" if each.erased else "suspended" if each.suspended else "in use",
                 each.keyset_id,
                 or_none(each.key_version),
                 or_none(each.kms_key_arn),
@@ -134,18 +134,20 @@ def tenant_list(database_url: options.DatabaseUrl = None, json: options.Json = F
 @tenant.command("show")
 def tenant_show(name: options.Tenant, database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
     """Show everything that the key store knows about a tenant. Asks no KMS."""
-    found = TenantDetails.of(options.key_store(database_url).load(name))
+    found = TenantDetails.of(options.key_store(database_url).load(name, even_erased=True))
     if json:
         output.show_json("tenant show", found)
         return
-    if found.key_version is None:
+    if found.erased:
+        active = f"none of {found.key_versions}: all are destroyed"
+    elif found.key_version is None:
         active = f"none of {found.key_versions} is active: nothing is sealed"
     else:
         active = f"version {found.key_version} of {found.key_versions}"
     output.show_facts(
         {
             "tenant": found.name,
-            "state": "suspended: neither seals nor opens" if found.suspended else "in use",
+            "state": _state(found),
             "registered": instant(found.created_at),
             "tenant uid": found.uid,
             "application uid": found.application,
@@ -257,6 +259,12 @@ def _done(command: str, name: str, said: str, database_url: str | None, json: bo
         output.show_json(f"tenant {command}", TenantDetails.of(options.key_store(database_url).load(name)))
     else:
         output.show_text(said)
+
+
+def _state(found: TenantDetails) -> str:
+    if found.erased:
+        return "erased: its keys are destroyed"
+    return "suspended: neither seals nor opens" if found.suspended else "in use"
 
 
 def _rotation(found: TenantDetails) -> str:
