@@ -164,8 +164,11 @@ def test_the_report_can_be_checked_against_the_log(world: World, calendar: Calen
     assert "was written anew" in world.vault.audit.verify("acme", lie).problems[0]
     assert last.details["erasure"] == {"eviction": done.eviction, "held_seconds": 300}
     assert done.held_until == calendar.now + timedelta(seconds=300)
+    assert "if its ttl and grace are not longer than those that the erasure was made with" in meaning(done)[1]
     world.vault.set_terms("glob", ttl=60, grace=30)
-    assert erase(world, "glob").held_seconds == 90
+    of_glob = erase(world, "glob")
+    assert of_glob.held_seconds == 90
+    assert "none uses them after 2026-03-01 12:31:45 UTC, by the tenant's own terms" in meaning(of_glob)[1]
 
 
 def test_done_again_it_changes_nothing_and_tells_the_same(world: World, calendar: Calendar) -> None:
@@ -360,6 +363,15 @@ def test_what_is_left_is_counted_by_column_with_its_tokens(world: World) -> None
     again = erase(world, **looked(world))
     assert again.remains == (Remains("notes", "body", 0, 0), Remains("notes", "mark", 0, 0))
     assert "No value of the tenant is left" in meaning(again)[-1]
+
+
+def test_what_is_left_on_mariadb_is_counted_too(
+    mariadb_url: str, world_on: Callable[..., World], sqlite_url: str
+) -> None:
+    world = world_on(mariadb_url, Base.metadata, key_store_url=sqlite_url)
+    for tenant in ("acme", "glob"):
+        write(world, tenant)
+    assert erase(world, **looked(world)).remains == (Remains("notes", "body", 1, 1), Remains("notes", "mark", 1, 0))
 
 
 def test_metadata_and_engine_belong_together(world: World) -> None:

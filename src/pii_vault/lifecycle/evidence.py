@@ -16,6 +16,7 @@ from ..audit import reading
 from ..audit.facts import Event
 from ..audit.reading import Anchor, LogEntry
 from ..errors import AuditError
+from ..keyring.terms import NOTICE_SECONDS
 from ..keys import KEK_PURPOSE, KeyState, TenantRecord
 from ..keystore import Snapshot
 from .backups import BackupKey, backup_keys, understood
@@ -255,14 +256,18 @@ _NOT_LOOKED: Final = "Nobody looked into the application's tables: --metadata co
 
 def meaning(found: Erasure) -> list[str]:
     """Return what an erasure means, in sentences for a person."""
-    said = []
-    if found.held_until is not None:
-        said += [
-            _LIVE,
-            "A process that is in use forgets the keys within 5 seconds; none uses them after "
-            f"{found.held_until:%Y-%m-%d %H:%M:%S} UTC. What was written until then is unreadable too.",
-        ]
+    said = [_LIVE, _processes(found)] if found.at is not None else []
     return [*said, _BACKUPS, *map(advice, found.kms_keys), _TOKENS, *_left(found)]
+
+
+def _processes(found: Erasure) -> str:
+    whose = "by the tenant's own terms"
+    if found.tenant.policy.ttl_seconds is None:
+        whose = "if its ttl and grace are not longer than those that the erasure was made with"
+    return (
+        f"A process that is in use forgets the keys within {NOTICE_SECONDS:g} seconds, and none uses them after "
+        f"{found.held_until:%Y-%m-%d %H:%M:%S} UTC, {whose}. What was written until then is unreadable too."
+    )
 
 
 def advice(involved: InvolvedKey) -> str:
