@@ -67,6 +67,7 @@ def test_every_detail_of_an_entry_is_described(local: Operator) -> None:
     local.run("rewrap", "acme", "--new-kek")
     local.run("key", "deactivate", "acme")
     local.run("key", "compromise", "acme", "1", "--yes")
+    local.run("tenant", "erase", "acme", "--yes", "--schedule-key-deletion", "7")
     rows = PAGE.partition("### Details of an entry\n")[2].partition("\n## ")[0].splitlines()
     described = {row.split("`")[1]: set(row.split("`")[3::2]) for row in rows if row.startswith("| `")}
     found: dict[str, set[str]] = {}
@@ -77,7 +78,7 @@ def test_every_detail_of_an_entry_is_described(local: Operator) -> None:
                 found.setdefault(name, set()).update(each)
     assert found == described
     assert {entry["event"] for entry in log} <= set(Event)
-    assert len({entry["event"] for entry in log}) == 10
+    assert len({entry["event"] for entry in log}) == 12
 
 
 def test_verify_passes_every_log_that_is_as_it_was_written(two: Operator) -> None:
