@@ -167,7 +167,8 @@ def _show(found: Sequence[Reencrypted]) -> None:
     )
     for each in found:
         if each.seconds is not None and each.seconds >= 1:
-            output.say(f"tenant {each.tenant!r}: it takes about {duration(each.seconds)}, reckoned from some of the rows")
+            time = duration(each.seconds)
+            output.say(f"tenant {each.tenant!r}: it takes about {time}, reckoned from some of the rows")
         say_who_was_left_out(each.tenant, suspended=each.suspended, failure=each.failure)
         say_problems(each.tenant, each.problems)
         for misplaced, where in (
