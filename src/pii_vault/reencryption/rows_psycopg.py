@@ -95,7 +95,8 @@ class PsycopgRows(Rows):
     side_by_side = True
 
     def __init__(self, engine: Engine, target: Target, mine: ColumnElement[bool] | None = None) -> None:
-        super().__init__(engine, target, mine)
+        # Each statement is a transaction of its own, and there is nothing to wait for around it.
+        super().__init__(engine.execution_options(isolation_level="AUTOCOMMIT"), target, mine)
         self._key_types: list[tuple[int, str]] = []
         self._statements: dict[tuple[str, ...], Update] = {}
 
