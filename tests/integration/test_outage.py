@@ -213,6 +213,26 @@ def test_a_key_store_that_is_down_is_sat_out_likewise(
     app.vault.close()
 
 
+def test_a_version_that_is_new_is_not_called_lost_because_nobody_can_be_asked(
+    app: App, strict_kms: StrictKms, make_engine: Callable[..., Engine]
+) -> None:
+    other = Vault(app.engine.url, kms=strict_kms.provider(), platform_key=strict_kms.platform_key())
+    engine = make_engine(app.engine.url)
+    other.attach(engine, tenant_column="tenant_id")
+    other.rotate("acme")
+    with other.tenant("acme"), Session(engine) as session, session.begin():
+        session.add(Note(tenant_id="acme", body="of the newer key"))
+    app.fails(error="ThrottlingException")
+    app.clocks.pass_(1)
+    for _ in range(2):
+        with pytest.raises(KmsUnavailableError, match=r"nobody can be asked for it|Throttling"):
+            app.read()
+    app.kms.clear_script()
+    app.clocks.pass_(FAILED_SECONDS)
+    assert app.read() == ["of acme", "of the newer key"]
+    other.close()
+
+
 # Somebody has refused, or something is wrong.
 
 REFUSALS: dict[str, Callable[[StrictKms, str], None]] = {

@@ -19,7 +19,7 @@ from typing import Final
 from weakref import WeakSet
 
 from ..blind_index import Slot, SlotRecord, contents
-from ..errors import ConfigurationError, KeyStoreBusyError, KeyStoreError
+from ..errors import ConfigurationError, KeyStoreBusyError, KeyStoreError, KmsUnavailableError
 from ..hierarchy import Kek
 from ..keys import OPENING_FOR_REENCRYPTION, KekRecord, TenantRecord
 from ..keystore import KeyStore
@@ -134,14 +134,21 @@ class Keyring:
 
         Raises:
             KeyStoreBehindError: it may be missing only because the key store's replica was asked.
+            KmsUnavailableError: it may be missing only because nobody could be asked.
         """
-        tenant, newer = keyset.tenant, keyset
+        tenant, newer, began = keyset.tenant, keyset, self.clock.monotonic()
         with self._memory.lock:
             behind = self._unknown.answer(tenant, version)
         if behind is None:
             newer = self._load_once(tenant, version)
             if version in newer.versions:
                 return newer
+            if newer.asked_at < began:  # in an outage, what was there before
+                raise KmsUnavailableError(
+                    f"data key version {version} of tenant {tenant!r} is newer than what is in memory, and nobody can "
+                    "be asked for it now",
+                    hint="the KMS or the key store cannot be reached; try again",
+                )
             behind = version > max(newer.versions, default=0) and self._store.is_replica()
             with self._memory.lock:
                 self._unknown.add(tenant, version, behind)
