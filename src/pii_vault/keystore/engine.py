@@ -20,7 +20,8 @@ def open_engine(database: str | URL) -> Engine:
             hint="give the vault a URL such as postgresql+psycopg://; the application's engine may be asynchronous",
         )
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=2, max_overflow=8)
+        # Looked at before it is used: one from before the database was restarted is no failure of the key store.
+        return create_engine(url, pool_size=2, max_overflow=8, pool_pre_ping=True)
     if url.database in (None, "", ":memory:"):
         # Every connection to such a database would be an empty database of its own.
         return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
