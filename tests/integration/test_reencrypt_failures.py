@@ -122,7 +122,7 @@ def test_a_database_that_is_restarted_in_good_order_is_waited_for(
 ) -> None:
     restarted: list[int] = []
 
-    def restart(done: int, _total: int) -> None:
+    def restart(_table: str, done: int, _total: int) -> None:
         if done >= BATCH and not restarted:
             restarted.append(done)
             crashable_postgres.stop()
@@ -138,7 +138,7 @@ def test_keys_that_end_while_a_database_is_restarted_are_fetched_from_it(
 ) -> None:
     restarted: list[int] = []
 
-    def restart(done: int, _total: int) -> None:
+    def restart(_table: str, done: int, _total: int) -> None:
         if done >= BATCH and not restarted:
             restarted.append(done)
             crashable_postgres.stop()
@@ -200,7 +200,7 @@ def test_a_batch_that_is_the_victim_of_a_deadlock_is_done_again(
         wait_until(lambda: deadlocks(looking))
 
 
-TIMEOUTS: Final = {"a lock": "lock_timeout=300"}
+TIMEOUTS: Final = {"a lock": "lock_timeout=300", "a statement": "statement_timeout=300"}
 
 
 @pytest.mark.parametrize("setting", TIMEOUTS.values(), ids=TIMEOUTS)
@@ -241,7 +241,7 @@ def test_a_sqlite_file_that_somebody_writes_to_is_waited_for(
     holder = make_engine(sqlite_url, connect_args={"check_same_thread": False}).connect()
     held: list[int] = []
 
-    def hold_it(done: int, _total: int) -> None:
+    def hold_it(_table: str, done: int, _total: int) -> None:
         if done >= BATCH and not held:
             held.append(done)
             holder.execute(text("UPDATE people SET name = 'never' WHERE id = 1"))

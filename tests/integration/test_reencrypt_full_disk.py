@@ -82,7 +82,7 @@ def assert_contents(world: World) -> None:
     assert [tuple(row) for row in found] == [(n, f"{n}@x.example", f"note {n}") for n in range(ROWS)]
 
 
-def assert_it_stops(world: World, engine: Engine, why: str = "") -> None:
+def assert_it_stops(world: World, engine: Engine, why: str) -> None:
     with pytest.raises(ConfigurationError, match="rows of table 'people' cannot be sealed anew") as caught:
         run(world, engine)
     assert why in str(caught.value)
@@ -117,7 +117,7 @@ def test_a_sqlite_file_that_cannot_grow(
     with world.engine.connect() as connection:
         pages = connection.scalar(text("PRAGMA page_count")) or 0
     for more in range(8):
-        assert_it_stops(world, limited(make_engine(sqlite_url), pages + more))
+        assert_it_stops(world, limited(make_engine(sqlite_url), pages + more), "SQLITE_FULL")
     assert_it_goes_on(world)
 
 

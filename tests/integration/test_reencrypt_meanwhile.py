@@ -26,11 +26,11 @@ def world(build_world: Callable[..., World]) -> World:
     return filled(build_world(Base.metadata))
 
 
-def between_batches(do: Callable[[], None]) -> Callable[[int, int], None]:
+def between_batches(do: Callable[[], None]) -> Callable[[str, int, int], None]:
     """Do something once, when the first batch is done and others are not."""
     done_before: list[int] = []
 
-    def progress(done: int, _total: int) -> None:
+    def progress(_table: str, done: int, _total: int) -> None:
         if done >= BATCH and not done_before:
             done_before.append(done)
             do()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import ConfigurationError, PiiVaultError, TenantErasedError, TenantSuspendedError
+import typer
+
+from ..errors import ConfigurationError, KmsError, PiiVaultError, TenantErasedError, TenantSuspendedError
 from . import output
 
 if TYPE_CHECKING:
@@ -23,7 +25,11 @@ def each_tenant(
 ) -> list[Report]:
     """Do something for one tenant, or for all; of all, one that fails does not keep the others."""
     if name is not None:
-        return [one(name)]
+        try:
+            return [one(name)]
+        except KmsError as error:  # it names the customer's key
+            output.say(f"tenant {name!r}: {error}")
+            raise typer.Exit(output.FAILED) from None
     found = []
     for tenant in vault.tenants(even_erased=True):
         try:

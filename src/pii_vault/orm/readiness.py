@@ -151,7 +151,7 @@ def owned(stored: ColumnElement[bytes], keyset: Keyset) -> ColumnElement[bool]:
 
 def of_tenant(home: Any, tenant_column: str | None, tenant: str) -> tuple[Column[str], ColumnElement[bool]] | None:
     """Return a table's tenant column, for a table of one's own, and the condition that a row is a tenant's, or None."""
-    owner = home.columns.get(tenant_column) if tenant_column is not None else None
+    owner = next((each for each in home.columns if each.name == tenant_column), None)
     if owner is None or not isinstance(owner.type, String):
         return None
     column: Column[str] = Column(owner.name, String)

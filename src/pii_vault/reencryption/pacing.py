@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import ConfigurationError
+from .failures import named
 from .retrying import with_retries
 
 _log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class _Replicas:
         try:
             return with_retries(self._asked)
         except DBAPIError as error:
-            failure = type(error.orig).__name__
+            failure = named(error)
         raise ConfigurationError(
             f"how far this server's replicas are cannot be seen: {failure}", hint="leave the limit out, and set a rate"
         )

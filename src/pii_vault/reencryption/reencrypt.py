@@ -157,7 +157,10 @@ def _misplaced(
         for name, kind in target.kinds.items():
             stored = Column(name, LargeBinary)
             its = owned(stored, keyset)
-            strange.append(func.sum(case((not_(its) if ours else and_(its, wanted.lacks(stored, kind)), 1), else_=0)))
+            # Not the opposite of a condition: on SQLite a part of no bytes is NULL.
+            theirs = case((stored.is_(None), 0), (its, 0), else_=1)
+            left = case((and_(its, wanted.lacks(stored, kind)), 1), else_=0)
+            strange.append(func.sum(theirs if ours else left))
         table = Table(target.table.name, MetaData(), schema=target.table.schema)
         query: Any = select(*strange).select_from(table).where(mine if ours else not_(mine))
         counts = zip(target.kinds, counted(engine, target.name, query), strict=True)

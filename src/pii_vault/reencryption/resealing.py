@@ -26,6 +26,7 @@ from ..telemetry import telemetry
 from .ahead import one_ahead
 from .coverage import counted
 from .crews import Crew, Part
+from .failures import named, way_out
 from .moving import Moving
 from .pacing import BATCH, Pace, Pacing
 from .retrying import with_retries
@@ -143,11 +144,11 @@ class Resealing:
         try:
             return do()
         except DBAPIError as error:
-            failure = type(error.orig).__name__
+            failure = named(error)
         # Not chained: driver errors carry parameters.
         raise ConfigurationError(
             f"rows of table {self._target.name!r} cannot be sealed anew: {failure}",
-            hint="SELECT and UPDATE on it are needed; what is done stays, and doing it again goes on from there",
+            hint=way_out(failure),
         )
 
     def _steps(self) -> Iterator[int]:
@@ -234,7 +235,7 @@ class Resealing:
             # What was written before an answer got lost is not written again: its bytes are no longer those before.
             return with_retries(partial(self._rows.write, change))
         except IntegrityError as error:
-            refusal = type(error.orig).__name__
+            refusal = named(error)
         count = len(change.keys)
         if count > 1:  # one of them clashes: which one is found out by halves
             return sum(self._write(change.part(half)) for half in (slice(count // 2), slice(count // 2, None)))

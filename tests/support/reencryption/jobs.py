@@ -53,7 +53,7 @@ def work(place: Place, batch: int, told: Connection) -> None:
     told.send("begun")
     try:
         done = app.vault.reencrypt(
-            TENANT, metadata=Base.metadata, engine=app.engine, batch=batch, progress=lambda *each: told.send(each)
+            TENANT, metadata=Base.metadata, engine=app.engine, batch=batch, progress=lambda _, *each: told.send(each)
         )
     except PiiVaultError as error:
         told.send(Ended(failure=f"{type(error).__name__}: {error}"))
