@@ -190,6 +190,15 @@ def test_what_was_sealed_for_another_tenant_is_reported_and_not_laundered(world:
         assert bytes(connection.scalar(select(people.c.note).where(people.c.id == 1))) == foreign
 
 
+def test_what_somebody_wrote_past_everything_stays_beside_what_moves(world: World) -> None:
+    """SQLite keeps text where text was written, also in a column of bytes."""
+    with world.engine.begin() as connection:
+        connection.execute(text("UPDATE people SET note = 'plain text' WHERE id = 2"))
+    done = run(world, batch=5)
+    assert (done.left, done.problems, dict(done.foreign)) == (0, (), {"people.note": 1})
+    assert stored(world, "acme")[1][2] in ("plain text", b"plain text")
+
+
 def test_what_somebody_writes_meanwhile_stays(world: World) -> None:
     original, done = resealing.Resealing._write, list[bool]()
 

@@ -174,33 +174,44 @@ class Resealing:
         Sealing is taken to cost what opening does, and writing what reading does. 0 where nothing is left.
         """
         began = time.perf_counter()
-        read = self._guarded(lambda: next(self._reads(), None))
-        if read is None:
-            return 0.0
-        for moving, stored in zip(self._moving.values(), read.columns, strict=True):
-            moving.open_all(stored)
-        return 2 * (time.perf_counter() - began) / len(read.keys)
+        span: Span | None = self._span
+        while span is not None:
+            read, span = self._guarded(partial(self._few, span, self._batch))
+            if read.keys:
+                for moving, stored in zip(self._moving.values(), read.columns, strict=True):
+                    moving.open_all(stored)
+                return 2 * (time.perf_counter() - began) / len(read.keys)
+        return 0.0
 
     def _batches(self) -> Iterator[list[Change]]:
-        """Yield what is to be written, batch by batch."""
-        for read in self._reads():
-            yield self._changes(read)
+        """Yield what is to be written, batch by batch.
 
-    def _reads(self) -> Iterator[Read]:
-        """Yield rows that are left, batch by batch. Where little is left, one batch looks through more rows."""
+        Where most rows are left they are read as they come. Where little is, one batch looks through more rows.
+        """
         span: Span | None = self._span
-        size = self._batch
+        size, most = self._batch, False
         while span is not None:
-            end = with_retries(partial(self._rows.end, span, size))
-            piece = Span(span.after, span.upto if end is None else end)
-            read = with_retries(partial(self._rows.read, self._left, piece, self._batch))
+            read, following = self._all(span) if most else self._few(span, size)
+            changes = self._changes(read) if read.keys else []
             if read.keys:
-                yield read
-            if len(read.keys) == self._batch:
-                span, size = Span(read.keys[-1], span.upto), max(self._batch, size // 2)
-            else:
-                span = Span(end, span.upto) if end is not None else None
-                size = size if 2 * len(read.keys) >= size else min(2 * size, _FARTHEST * self._batch)
+                yield changes
+            found = sum(len(each.keys) for each in changes)
+            most = 2 * found >= self._batch
+            size = size if 2 * found >= size else min(2 * size, _FARTHEST * self._batch)
+            span, size = following, self._batch if most else size
+
+    def _all(self, span: Span) -> tuple[Read, Span | None]:
+        """Read the next rows, left or not; return what of the piece follows, or None."""
+        read = with_retries(partial(self._rows.read, None, span, self._batch))
+        return read, Span(read.keys[-1], span.upto) if len(read.keys) == self._batch else None
+
+    def _few(self, span: Span, size: int) -> tuple[Read, Span | None]:
+        """Read rows that are left, of the next so many; likewise."""
+        end = with_retries(partial(self._rows.end, span, size))
+        piece = Span(span.after, span.upto if end is None else end)
+        read = with_retries(partial(self._rows.read, self._left, piece, self._batch))
+        after = read.keys[-1] if len(read.keys) == self._batch else end
+        return read, None if after is None else Span(after, span.upto)
 
     def _changes(self, read: Read) -> list[Change]:
         """Return what is to be written of some rows, those together of which the same columns change."""

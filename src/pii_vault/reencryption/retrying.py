@@ -13,6 +13,7 @@ T = TypeVar("T")
 ATTEMPTS: Final = 8
 """With pauses of at most 0.2, 0.4, 0.8 … 10 seconds: a server that starts again has half a minute."""
 
+
 def with_retries(do: Callable[[], T]) -> T:
     """Do something that is a transaction of its own, again while the database cannot do it just now.
 

@@ -100,7 +100,7 @@ class Rows:
     def __init__(self, engine: Engine, target: Target, mine: ColumnElement[bool] | None = None) -> None:
         self._engine: Final = engine
         # Plain columns by name: what is read and written here is sealed.
-        self._sealed: Final = {name: Column(name, LargeBinary) for name in target.kinds}
+        self._sealed: Final = {name: Column(name, NullType()) for name in target.kinds}
         self._key: Final = [Column(each.name, NullType()) for each in target.key]
         # A table of its own: an engine's schema map is followed only for a Table.
         columns: list[Column[Any]] = [*self._key, *self._sealed.values()]
@@ -118,13 +118,14 @@ class Rows:
         found = self._fetch(query.offset(rows - 1).limit(1))
         return tuple(found[0]) if found else None
 
-    def read(self, which: ColumnElement[bool], span: Span, limit: int) -> Read:
-        """Return the first rows of a piece of the table that meet a condition."""
-        query: Any = select(self._table).where(which, *self._mine, *self._within(span))
+    def read(self, which: ColumnElement[bool] | None, span: Span, limit: int) -> Read:
+        """Return the first rows of a piece of the table, those that meet a condition if there is one."""
+        chosen = () if which is None else (which,)
+        query: Any = select(self._table).where(*chosen, *self._mine, *self._within(span))
         rows = self._fetch(query.order_by(*self._key).limit(limit))
         size = len(self._key)
         columns = list(zip(*rows, strict=True)) or [()] * (size + len(self._sealed))
-        return Read(list(zip(*columns[:size], strict=True)), columns[size:])
+        return Read(list(zip(*columns[:size], strict=True)), [self._as_bytes(each) for each in columns[size:]])
 
     def ends(self, which: ColumnElement[bool], rows: int) -> list[Key]:
         """Return the keys that divide the rows that meet a condition into pieces of so many."""
@@ -153,6 +154,10 @@ class Rows:
     def _fetch(self, query: Select[Any]) -> Sequence[Any]:
         with self._engine.connect() as connection:
             return connection.execute(query).all()
+
+    def _as_bytes(self, column: Sequence[Any]) -> Sequence[Any]:
+        """Return what a column holds as bytes. SQLite keeps text where somebody wrote text: none of that is sealed."""
+        return [bytes(each) if isinstance(each, bytes | bytearray | memoryview) else None for each in column]
 
     def _update(self, connection: Connection, change: Change) -> int:
         places = range(len(change.names))

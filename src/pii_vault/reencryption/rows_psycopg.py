@@ -110,6 +110,9 @@ class PsycopgRows(Rows):
                 cursor: Any = result.cursor
                 return list(cursor.fetchall())  # as they come: there are no types that would take them up once more
 
+    def _as_bytes(self, column: Sequence[Any]) -> Sequence[Any]:
+        return column  # psycopg gives bytes, and nothing else stands in a bytea
+
     def _look_up_key_types(self, connection: Connection) -> list[tuple[int, str]]:
         cursor: Any = connection.execute(select(*self._key).limit(0)).cursor
         oids = [each.type_code for each in cursor.description]
