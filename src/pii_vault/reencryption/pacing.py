@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -27,8 +31,9 @@ _PATIENCE_SECONDS: Final = 30.0
 _POSITIONS: Final = text(
     "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint AS written,"
     " (SELECT min(pg_wal_lsn_diff(replay_lsn, '0/0'))::bigint FROM pg_stat_replication) AS replayed,"
-    " (SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS NULL) AS unknown"
+    " (SELECT count(*) FROM pg_stat_replication WHERE state IS NULL) AS hidden"
 )
+"""Up to where the server has written, and the slowest replica replayed. Backups and `pg_receivewal` replay nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,9 @@ class Pace:
     max_lag: float | None = None
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or (self.rate is not None and self.rate <= 0) or (self.max_lag or 0) < 0:
+        rated = self.rate is None or 0 < self.rate < math.inf
+        lagged = self.max_lag is None or 0 <= self.max_lag < math.inf
+        if not (self.batch >= 1 and rated and lagged):  # nothing is true of what is not a number
             raise ConfigurationError("a batch has at least 1 row, a rate is above 0, and a lag is not below 0")
 
     @property
@@ -66,22 +73,34 @@ class Pacing:
     Args:
         engine: On the database that is written.
         pace: How fast.
+        meanwhile: Called again and again while it waits; it may raise.
 
     Raises:
-        ConfigurationError: there is no replica to wait for, or how far it is cannot be seen.
+        ConfigurationError: how far replicas are cannot be seen on such a database.
     """
 
-    def __init__(self, engine: Engine, pace: Pace) -> None:
+    def __init__(self, engine: Engine, pace: Pace, meanwhile: Callable[[], object] = lambda: None) -> None:
         self._rate: Final = pace.rate
         self._due = time.monotonic()
         self._max_lag: Final = pace.max_lag
         self._replicas: Final = _Replicas(engine) if pace.max_lag is not None else None
+        self._meanwhile: Final = meanwhile
+
+    def check(self) -> None:
+        """Make sure that there is a replica to wait for, if one is to be waited for.
+
+        Raises:
+            ConfigurationError: there is none, or how far it is cannot be seen.
+        """
+        if self._replicas is not None:
+            self._replicas.check()
 
     def wrote(self, rows: int) -> None:
         """Wait, after so many rows were written."""
         if self._rate is not None:
             self._due = max(self._due, time.monotonic() - 1) + rows / self._rate
-            time.sleep(max(0.0, self._due - time.monotonic()))
+            while (left := self._due - time.monotonic()) > 0:
+                self._sleep(min(left, _LOOK_SECONDS))
         if self._replicas is not None:
             self._wait_for(self._replicas, self._max_lag or 0.0)
 
@@ -92,7 +111,38 @@ class Pacing:
             if not told and time.monotonic() - began > _PATIENCE_SECONDS:
                 told = True
                 _log.warning("a replica is %.0f s behind, and re-encryption waits for it", lag)
-            time.sleep(_LOOK_SECONDS)
+            self._sleep(_LOOK_SECONDS)
+
+    def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self._meanwhile()
+
+
+class _Seen:
+    """Where a server was when, as this process has seen it written."""
+
+    def __init__(self) -> None:
+        self._lock: Final = threading.Lock()
+        self._positions: Final[deque[tuple[int, float]]] = deque()
+        self.checked = False
+
+    def wrote(self, written: int) -> None:
+        """Take note that the server is there now."""
+        with self._lock:
+            self._positions.append((written, time.monotonic()))
+
+    def lag(self, replayed: int | None) -> float:
+        """Return how long ago the first was written that is not replayed; nobody is behind where nobody replays."""
+        with self._lock:
+            while self._positions and (replayed is None or self._positions[0][0] <= replayed):
+                self._positions.popleft()
+            return time.monotonic() - self._positions[0][1] if self._positions else 0.0
+
+
+_seen: Final[WeakKeyDictionary[Engine, _Seen]] = WeakKeyDictionary()
+"""By engine, because a worker does one short part after the other, and a replica does not catch up between them."""
+
+_seen_lock: Final = threading.Lock()
 
 
 class _Replicas:
@@ -108,28 +158,32 @@ class _Replicas:
                 hint="leave the limit out, and set a rate",
             )
         self._engine: Final = engine
-        self._seen: Final[deque[tuple[int, float]]] = deque()
+        with _seen_lock:
+            self._seen: Final = _seen.setdefault(engine, _Seen())
+
+    def check(self) -> None:
+        """Make sure that there are any: once, because later they may restart."""
+        if self._seen.checked:
+            return
         found = self._positions()
-        if found.replayed is None and not found.unknown:
-            raise ConfigurationError(
-                "no replica is connected to this server, so there is none to wait for", hint="leave the limit out"
-            )
-        if found.unknown:
+        if found.hidden:
             raise ConfigurationError(
                 "how far this server's replicas are cannot be seen by this database user",
                 hint="grant it pg_read_all_stats",
             )
+        if found.replayed is None:
+            raise ConfigurationError(
+                "no replica is connected to this server, so there is none to wait for", hint="leave the limit out"
+            )
+        self._seen.checked = True
 
     def wrote(self) -> None:
         """Remember up to where the server has written by now."""
-        self._seen.append((self._positions().written, time.monotonic()))
+        self._seen.wrote(self._positions().written)
 
     def lag(self) -> float:
         """Return for how many seconds something was written that the slowest replica has not replayed."""
-        replayed = self._positions().replayed
-        while self._seen and (replayed is None or self._seen[0][0] <= replayed):  # None: the last one is gone
-            self._seen.popleft()
-        return time.monotonic() - self._seen[0][1] if self._seen else 0.0
+        return self._seen.lag(self._positions().replayed)
 
     def _positions(self) -> Any:
         try:

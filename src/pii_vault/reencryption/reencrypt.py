@@ -8,6 +8,7 @@ open still.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -113,7 +114,8 @@ def reencrypt_part(engine: Engine, scope: Scope, metadata: MetaData, part: Part)
     """Do a part of such a run, for the tenant in scope, wherever it was cut.
 
     Raises:
-        ConfigurationError: the metadata has no such table, or it cannot be read or written.
+        ConfigurationError: the metadata has no such table, or it cannot be read or written; or the key store here does
+            not know yet which key the values are to have.
     """
     target = next((each for each in encrypted_tables(metadata) if each.name == part.table), None)
     if target is None:
@@ -121,10 +123,16 @@ def reencrypt_part(engine: Engine, scope: Scope, metadata: MetaData, part: Part)
             f"the metadata has no table {part.table!r} with encrypted columns",
             hint="every worker needs the models that the work was cut with",
         )
+    keyset = scope.renew()
+    if keyset.active < (part.wanted.version or 0):
+        raise ConfigurationError(
+            f"the key store that this worker reads has no data key version {part.wanted.version} for this tenant",
+            hint="every worker needs the key store that the work was cut with, and no replica that lags",
+        )
     job = Resealing(engine, scope, target, part.wanted, part.pace.rows, part.span)
     pacing, written = Pacing(engine, part.pace), 0
-    with telemetry().resealing(part.table, scope.renew().identity.tenant_uid.hex()):
-        for rows in job.run():
+    with telemetry().resealing(part.table, keyset.identity.tenant_uid.hex()), closing(job.run()) as steps:
+        for rows in steps:
             written += rows
             pacing.wrote(rows)
     return PartDone(part.table, written, tuple(job.problems))

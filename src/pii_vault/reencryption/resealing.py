@@ -50,6 +50,9 @@ _PARTS_EACH: Final = 16
 _LARGEST_PART: Final = 100_000
 """Rows of a part at most: what a worker that is lost has begun is looked through again."""
 
+_PART_SECONDS: Final = 10
+"""How long a part takes at most where there is a rate: whoever stops the job waits for those that have begun."""
+
 Progress = Callable[[str, int, int], object]
 """Told a table, how many of its rows are done, and of how many."""
 
@@ -287,15 +290,17 @@ def reseal(
         crew: Who does it; None for this thread.
     """
     jobs = [Resealing(engine, scope, target, wanted, pace.rows) for target in targets]
-    pacing = Pacing(engine, pace)
+    Pacing(engine, pace).check()
     for job in jobs:
         job.declare()
-    counts = Counts({target.name: job.count() for target, job in zip(targets, jobs, strict=True)}, progress)
+    counts = Counts({job.table: job.count() for job in jobs}, progress)
     if crew is not None:
         return _by_crew(jobs, crew, pace, counts)
     problems = []
     for job in jobs:
         tenant = scope.renew().identity.tenant_uid.hex()
+        counts.add(job.table, 0)  # it is begun now
+        pacing = Pacing(engine, pace, partial(counts.add, job.table, 0))
         with telemetry().resealing(job.table, tenant), closing(job.run()) as steps:
             for written in steps:
                 counts.add(job.table, written)
@@ -306,12 +311,15 @@ def reseal(
 
 def _by_crew(jobs: Sequence[Resealing], crew: Crew, pace: Pace, counts: Counts) -> list[Problem]:
     """Let a crew do it: parts of all tables, so that nobody waits for the last part of one."""
-    largest = max(pace.rows, counts.total // (_PARTS_EACH * crew.size))
-    parts = [part for job in jobs for part in job.parts(pace.shared(crew.size), min(largest, _LARGEST_PART))]
+    each = pace.shared(crew.size)
+    most = _LARGEST_PART if each.rate is None else int(each.rate * _PART_SECONDS)
+    rows = max(each.rows, min(counts.total // (_PARTS_EACH * crew.size), most))
+    parts = [part for job in jobs if counts.left[job.table] for part in job.parts(each, rows)]
     problems: list[Problem] = []
     with closing(crew.do(parts)) as outcomes:
         for done in outcomes:
             counts.add(done.table, done.written)
+            counts.others_begin()
             problems += done.problems
     return problems
 
@@ -326,13 +334,18 @@ class Counts:
 
     def __init__(self, left: Mapping[str, int], progress: Progress) -> None:
         self.total: Final = sum(left.values())
-        self._left: Final = left
+        self.left: Final = left
         self._done: Final = dict.fromkeys(left, 0)
         self._progress: Final = progress
         for table, rows in left.items():
             progress(table, 0, rows)
 
     def add(self, table: str, rows: int) -> None:
-        """Take note of rows that were written."""
+        """Take note of rows that were written; of none, that the table is begun or that the job still runs."""
         self._done[table] += rows
-        self._progress(table, min(self._done[table], self._left[table]), self._left[table])
+        self._progress(table, min(self._done[table], self.left[table]), self.left[table])
+
+    def others_begin(self) -> None:
+        """Say that tables of which no row is done are begun at the earliest now."""
+        for table in [each for each, done in self._done.items() if not done]:
+            self.add(table, 0)
