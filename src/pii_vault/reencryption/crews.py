@@ -6,13 +6,17 @@ tenant's keys itself. Done twice it changes nothing the second time, because the
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing import get_context
 from typing import Any, Final
 
 from ..errors import ConfigurationError, PiiVaultError
@@ -83,26 +87,60 @@ class LocalCrew(Crew):
     Args:
         task: Does a part; something that can be pickled, such as a function of a module.
         size: How many processes.
+
+    Raises:
+        ConfigurationError: the task cannot be pickled.
     """
 
     def __init__(self, task: Task, size: int) -> None:
         super().__init__(size)
-        self._task: Final = task
+        self._task: Final = _pickled(task)
 
     def do(self, parts: Sequence[Part]) -> Generator[PartDone]:
         """Do parts in the processes; one that dies ends it, and what it has written stays."""
+        if not parts:
+            return
         # Spawned: a fork would take along connections, locks and keys of this process.
-        pool = ProcessPoolExecutor(self.size, mp_context=get_context("spawn"), initializer=_leave_ctrl_c)
+        spawning, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(self.size, mp_context=spawning, initializer=_begin)
         try:
-            for future in as_completed([pool.submit(self._task, part) for part in parts]):
-                yield _result(future)
-        finally:
-            pool.shutdown(cancel_futures=True)
+            try:
+                for future in as_completed([pool.submit(_do, self._task, part) for part in parts]):
+                    yield _result(future)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:  # somebody does not want to wait for what has begun
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
 
 
-def _leave_ctrl_c() -> None:
-    """Let the parent decide: a worker finishes the part that it has begun."""
+def _pickled(task: Task) -> bytes:
+    try:
+        return pickle.dumps(task)
+    except Exception as error:  # noqa: BLE001 - what pickling raises depends on the thing
+        failure = type(error).__name__
+    raise ConfigurationError(
+        f"the task cannot be handed to another process: {failure}", hint="make it a function of a module"
+    )
+
+
+def _begin() -> None:
+    """Leave Ctrl-C to the parent: a worker finishes the part that it has begun. It ends with the parent, however."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _do(task: bytes, part: Part) -> PartDone:
+    do: Task = pickle.loads(task)  # noqa: S301 - our parent's; what cannot be imported here is this part's error
+    return do(part)
 
 
 class DaskCrew(Crew):
@@ -130,7 +168,7 @@ class DaskCrew(Crew):
     def _connected(self, scheduler: str, seconds: float) -> Any:
         try:
             return self._distributed.Client(scheduler, timeout=seconds, set_as_default=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - each way to talk to a scheduler has errors of its own
             failure = type(error).__name__
         raise ConfigurationError(
             f"no Dask scheduler answers at {scheduler}: {failure}",
@@ -140,7 +178,7 @@ class DaskCrew(Crew):
     def do(self, parts: Sequence[Part]) -> Generator[PartDone]:
         """Do parts on the cluster."""
         # Not pure: what a part comes to depends on the rows. Parts of a worker that is lost are given to others.
-        futures = self._client.map(self._task, parts, pure=False)
+        futures = self._client.map(self._task, parts, key="pii-vault", pure=False)
         try:
             for future in self._distributed.as_completed(futures):
                 yield _result(future)
@@ -163,12 +201,14 @@ def _result(future: Any) -> PartDone:
         return done
     except PiiVaultError:
         raise
+    except BrokenProcessPool:
+        failure, hint = "it died", "was it out of memory? What is done stays; run it again"
+    except CancelledError:
+        failure, hint = "the scheduler is gone", "what is done stays; run it again when it is back"
     except Exception as error:  # noqa: BLE001 - what a worker raises may quote anything
         failure = type(error).__name__
-    raise ConfigurationError(
-        f"a worker failed: {failure}",
-        hint="it needs what the command has: the models, the settings, the drivers; what is done stays, run it again",
-    )
+        hint = "it needs the models, settings and drivers that the command has; what is done stays, run it again"
+    raise ConfigurationError(f"a worker failed: {failure}", hint=hint)
 
 
 def _distributed() -> Any:
