@@ -1,7 +1,7 @@
 """Show how far a job on the application's rows is, and let Ctrl-C end it between two batches.
 
 On a terminal there is a bar for each table. With ``--json`` there are lines of JSON on standard error, at most one a
-second for each table, and one when it is done. Otherwise there is nothing.
+second for each table, and one at its end. Otherwise there is nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RowsDone:
         table: The table.
         rows_done: How many rows are sealed anew, since the command began.
         rows_total: How many there were to do when it began.
-        rows_per_second: How many a second, since the first one; null before that.
+        rows_per_second: How many a second since the table was begun; null before the first one.
         seconds_left: How long the rest of the table takes at that pace; null likewise.
     """
 
@@ -47,12 +47,13 @@ class RowsDone:
 
 
 @contextmanager
-def rows_done(tenant: str, *, lines: bool) -> Iterator[Progress]:
+def rows_done(tenant: str, *, lines: bool, others: bool = False) -> Iterator[Progress]:
     """Give a block what it tells how far it is, and say that when somebody stops it.
 
     Args:
         tenant: The tenant's name.
         lines: Whether a program reads it.
+        others: Whether other processes do it, and finish rows that nobody hears of when it is stopped.
     """
     counts: dict[str, tuple[int, int]] = {}
     show = _lines if lines else _bars if sys.stderr.isatty() else _nothing
@@ -67,8 +68,10 @@ def rows_done(tenant: str, *, lines: bool) -> Iterator[Progress]:
             yield progress
     except KeyboardInterrupt:
         done, total = map(sum, zip(*counts.values(), strict=True)) if counts else (0, 0)
+        least = "at least " if others else ""
         output.say(
-            f"stopped: {done:,} of {total:,} rows of tenant {tenant!r} are done; the same command goes on from there"
+            f"stopped: {least}{done:,} of {total:,} rows of tenant {tenant!r} are done; "
+            "the same command goes on from there"
         )
         raise
 
@@ -104,23 +107,24 @@ def _nothing(_tenant: str) -> Iterator[Progress]:
 @contextmanager
 def _bars(tenant: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     # A tenant's name may be in it: braces and brackets are to be shown, not obeyed.
-    said = TextColumn("{task.description}", markup=False)
-    speed = TextColumn("{task.fields[speed]}", markup=False)
-    columns = (said, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    said = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+    count = TextColumn("{task.completed:,} of {task.total:,}", justify="right", table_column=Column(no_wrap=True))
+    speed = TextColumn("{task.fields[speed]}", justify="right", table_column=Column(no_wrap=True))
+    columns = (said, BarColumn(16), count, speed, TimeRemainingColumn())
     began: dict[str, float] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bars:
         tasks: dict[str, Any] = {}
 
         def shown(table: str, done: int, total: int) -> None:
+            if not total:
+                return
             if table not in tasks:
-                tasks[table] = bars.add_task(
-                    output.printable(f"sealing {table} of {tenant} anew"), total=total, speed=""
-                )
-            began.setdefault(table, time.monotonic()) if done else None
-            speed = _speed(done, began.get(table))
+                tasks[table] = bars.add_task(output.printable(f"{table} of {tenant}"), total=total, speed="")
+            speed = _speed(began, table, done)
             bars.update(tasks[table], completed=done, total=total, speed="" if speed is None else f"{speed:,.0f}/s")
 
         yield shown
@@ -130,21 +134,32 @@ def _bars(tenant: str) -> Iterator[Progress]:
 def _lines(tenant: str) -> Iterator[Progress]:
     began: dict[str, float] = {}
     told: dict[str, float] = {}
+    untold: dict[str, RowsDone] = {}
+
+    def tell(table: str) -> None:
+        told[table] = time.monotonic()
+        print(json.dumps(asdict(untold.pop(table))), file=sys.stderr, flush=True)
 
     def shown(table: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        began.setdefault(table, now)
-        if done < total and now < told.get(table, now - _LINE_SECONDS) + _LINE_SECONDS:
+        speed = _speed(began, table, done)
+        if table in told and not done:  # it was said that none is
             return
-        told[table] = now
-        speed = _speed(done, began[table])
-        left = None if not speed else round((total - done) / speed, 1)
-        line = RowsDone(tenant, table, done, total, None if speed is None else round(speed, 1), left)
-        print(json.dumps(asdict(line)), file=sys.stderr, flush=True)
+        left = None if speed is None else round((total - done) / speed, 1)
+        untold[table] = RowsDone(tenant, table, done, total, None if speed is None else round(speed, 1), left)
+        if table not in told or time.monotonic() >= told[table] + _LINE_SECONDS:
+            tell(table)
 
-    yield shown
+    try:
+        yield shown
+    finally:  # where each table has come to
+        for table in list(untold):
+            tell(table)
 
 
-def _speed(done: int, began: float | None) -> float | None:
-    seconds = 0.0 if began is None else time.monotonic() - began
+def _speed(began: dict[str, float], table: str, done: int) -> float | None:
+    """Return how many rows of a table are done a second since it was begun: since the last word that none was."""
+    now = time.monotonic()
+    if not done or table not in began:
+        began[table] = now
+    seconds = now - began[table]
     return done / seconds if done and seconds else None

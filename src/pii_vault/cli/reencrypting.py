@@ -115,7 +115,7 @@ def reencrypt(
             with output.waiting(f"counting rows of {tenant}"):
                 done = vault.reencrypt(tenant, metadata=tables, engine=database, dry_run=True, **how)
         else:
-            with rows_done(tenant, lines=json) as progress:
+            with rows_done(tenant, lines=json, others=crew is not None) as progress:
                 done = vault.reencrypt(tenant, metadata=tables, engine=database, progress=progress, **how)
         return Reencrypted.of(done, dry_run)
 

@@ -178,7 +178,7 @@ def test_ctrl_c_says_how_far_it_is_and_the_same_command_goes_on(postgres_app: Ap
     assert app.tokens() == 2000
     shown = ops.terminal("index", "build", "acme", *app.metadata, COLUMNS="120")
     assert shown.code == 0
-    assert "1020/1020" in shown.text
+    assert "1,020 of 1,020" in shown.text
     assert app.tokens() == 3020
 
 
@@ -187,9 +187,9 @@ def test_a_bar_shows_how_far_it_is_and_a_table_what_came_of_it(local_app: Applic
     local_app.write("[b]{x}\t", 3)
     shown = local_app.ops.terminal("index", "build", "--all", *local_app.metadata, COLUMNS="80")
     assert shown.code == 0
-    assert "sealing patients of acme anew ━" in shown.text
-    assert r"sealing patients of [b]{x}\t anew ━" in shown.text
-    assert "20/20" in shown.text
+    assert re.search(r"patients of acme +━", shown.text)
+    assert re.search(r"patients of \[b\]{x}\\t +━", shown.text)
+    assert "20 of 20" in shown.text
     assert re.search(r"tenant +column +slot +token +state +have / total", shown.text)
     assert re.search(r"acme +patients\.phone +1 +last4 +ready +20 / 20", shown.text)
     wide = local_app.ops.terminal("index", "status", "acme", *local_app.metadata, COLUMNS="160")

@@ -209,8 +209,8 @@ def test_ctrl_c_says_how_far_it_is_and_the_same_command_goes_on(postgres_app: Ap
     assert versions(app) == {1: 840, 2: 1200}
     shown = app.ops.terminal(*again, COLUMNS="120")
     assert shown.code == 0
-    assert "sealing patients of acme anew ━" in shown.text
-    assert "420/420" in shown.text
+    assert re.search(r"patients of acme +━", shown.text)
+    assert "420 of 420" in shown.text
     assert re.search(r"tenant +version +rows left +state", shown.text)
     assert re.search(rf"acme +2 +0 +run again after {WHEN}", shown.text)
     assert versions(app) == {2: 2040}
