@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 from tests.support.calendar import Calendar
+from tests.support.child_server import ServerUnavailableError
+from tests.support.postgres import EmbeddedPostgres
 from tests.support.world import World, make_world
 
 
@@ -34,3 +36,17 @@ def build_world(database_url: str, world_on: Callable[..., World]) -> Callable[.
 @pytest.fixture
 def calendar() -> Calendar:
     return Calendar()
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
+    """A primary, and a standby that follows it."""
+    try:
+        primary = EmbeddedPostgres()
+    except ServerUnavailableError as error:
+        pytest.skip(f"a standby is made of the wheel's PostgreSQL: {error}")
+    primary.start()
+    standby = primary.standby()
+    yield primary, standby
+    standby.close()
+    primary.close()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, String, create_engine, make_url, select, text
+from sqlalchemy import String, create_engine, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import NullPool
-from tests.support.child_server import ServerUnavailableError
 from tests.support.clocks import Clocks
 from tests.support.postgres import EmbeddedPostgres
 
@@ -32,10 +30,6 @@ class Note(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(String(30))
     body: Mapped[str] = mapped_column(EncryptedString())
-
-
-def connected(server: EmbeddedPostgres) -> Connection:
-    return create_engine(server.url("postgres"), poolclass=NullPool).connect()
 
 
 class Pair:
@@ -61,12 +55,7 @@ class Pair:
 
     def catch_up(self) -> None:
         """Wait until the standby knows all that the primary does."""
-        with connected(self.primary) as primary, connected(self.standby) as standby:
-            there = primary.scalar(text("SELECT pg_current_wal_lsn()::text"))
-            began = time.monotonic()
-            while not standby.scalar(text("SELECT pg_last_wal_replay_lsn() >= CAST(:lsn AS pg_lsn)"), {"lsn": there}):
-                assert time.monotonic() < began + 30
-                time.sleep(0.01)
+        self.standby.catch_up(self.primary)
 
     def write(self, vault: Vault, body: str) -> None:
         with vault.tenant("acme"), self._sessions(vault).begin() as session:
@@ -80,19 +69,6 @@ class Pair:
         engine = create_engine(self.engine.url, poolclass=NullPool)
         vault.attach(engine, tenant_column="tenant_id")
         return sessionmaker(engine)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
-    try:
-        primary = EmbeddedPostgres()
-    except ServerUnavailableError as error:
-        pytest.skip(f"a standby is made of the wheel's PostgreSQL: {error}")
-    primary.start()
-    standby = primary.standby()
-    yield primary, standby
-    standby.close()
-    primary.close()
 
 
 @pytest.fixture

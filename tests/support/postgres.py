@@ -270,6 +270,24 @@ class EmbeddedPostgres(PostgresServer):
         with self._connect() as connection:
             connection.execute(f"SELECT pg_wal_replay_{'pause' if pause else 'resume'}()".encode())
 
+    def catch_up(self, primary: EmbeddedPostgres) -> None:
+        """Wait until a standby knows all that its primary does."""
+        with primary._connect() as there, self._connect() as here:
+            written = there.execute("SELECT pg_current_wal_lsn()::text").fetchone()
+            deadline = time.monotonic() + 30
+            while here.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", written).fetchone() != (True,):
+                assert time.monotonic() < deadline, "still behind after 30 s"
+                time.sleep(0.01)
+
+    def receive_wal(self, folder: str) -> subprocess.Popen[bytes]:
+        """Start a process that archives what this server writes, as a standby that replays nothing."""
+        command = [str(self._bin / "pg_receivewal"), "-h", str(self._folder), "-U", "postgres", "-D", "."]
+        where = self._folder / folder
+        where.mkdir()
+        if self._user:
+            shutil.chown(where, self._user)
+        return subprocess.Popen(command, **{**self._child_options(), "cwd": where})
+
     def _copy_of(self, primary: EmbeddedPostgres) -> None:
         command = [
             *(str(self._bin / "pg_basebackup"), "-h", str(primary._folder), "-U", "postgres", "-D", str(self._data)),
