@@ -59,6 +59,9 @@ class PartDone:
     problems: tuple[Problem, ...]
 
 
+_SECONDS: Final = 10.0
+"""How long a Dask scheduler is waited for."""
+
 Task = Callable[[Part], PartDone]
 """Does a part, where a worker runs: with `Vault.reencrypt_part` of a vault that is opened there. It is pickled."""
 
@@ -154,10 +157,10 @@ class DaskCrew(Crew):
         ConfigurationError: distributed is not installed, or there is no scheduler or worker there.
     """
 
-    def __init__(self, task: Task, scheduler: str, *, seconds: float = 10.0) -> None:
+    def __init__(self, task: Task, scheduler: str) -> None:
         self._distributed: Final = _distributed()
         self._task: Final = task
-        self._client: Final = self._connected(scheduler, seconds)
+        self._client: Final = self._connected(scheduler)
         super().__init__(sum(self._client.nthreads().values()))
         if not self.size:
             self._client.close()
@@ -165,9 +168,9 @@ class DaskCrew(Crew):
                 f"the Dask scheduler at {scheduler} has no worker", hint=f"start some: dask worker {scheduler}"
             )
 
-    def _connected(self, scheduler: str, seconds: float) -> Any:
+    def _connected(self, scheduler: str) -> Any:
         try:
-            return self._distributed.Client(scheduler, timeout=seconds, set_as_default=False)
+            return self._distributed.Client(scheduler, timeout=_SECONDS, set_as_default=False)
         except Exception as error:  # noqa: BLE001 - each way to talk to a scheduler has errors of its own
             failure = type(error).__name__
         raise ConfigurationError(
@@ -180,7 +183,7 @@ class DaskCrew(Crew):
         # Not pure: what a part comes to depends on the rows. Parts of a worker that is lost are given to others.
         futures = self._client.map(self._task, parts, key="pii-vault", pure=False)
         try:
-            for future in self._distributed.as_completed(futures):
+            for future in self._distributed.as_completed(futures, loop=self._client.loop):
                 yield _result(future)
         finally:
             self._client.cancel(futures)
