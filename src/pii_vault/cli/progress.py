@@ -7,6 +7,7 @@ second for each table, and one at its end. Otherwise there is nothing.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -133,20 +134,22 @@ def _bars(tenant: str) -> Iterator[Progress]:
 @contextmanager
 def _lines(tenant: str) -> Iterator[Progress]:
     began: dict[str, float] = {}
-    told: dict[str, float] = {}
+    told: dict[str, tuple[int, float]] = {}
     untold: dict[str, RowsDone] = {}
 
     def tell(table: str) -> None:
-        told[table] = time.monotonic()
-        print(json.dumps(asdict(untold.pop(table))), file=sys.stderr, flush=True)
+        line = untold.pop(table)
+        told[table] = line.rows_done, time.monotonic()
+        print(json.dumps(asdict(line)), file=sys.stderr, flush=True)
 
     def shown(table: str, done: int, total: int) -> None:
         speed = _speed(began, table, done)
-        if table in told and not done:  # it was said that none is
+        said, when = told.get(table, (None, -math.inf))
+        if said == done:
             return
         left = None if speed is None else round((total - done) / speed, 1)
         untold[table] = RowsDone(tenant, table, done, total, None if speed is None else round(speed, 1), left)
-        if table not in told or time.monotonic() >= told[table] + _LINE_SECONDS:
+        if time.monotonic() >= when + _LINE_SECONDS:
             tell(table)
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -132,7 +133,9 @@ def _crew(task: ApplicationTask, settings: Settings, workers: int | None, schedu
     from ..reencryption.crews import DaskCrew, LocalCrew
 
     if scheduler is not None:
-        return options.opened.enter_context(closing(DaskCrew(task, scheduler)))
+        crew = options.opened.enter_context(closing(DaskCrew(task, scheduler)))
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it would say is said in one line
+        return crew
     if workers is None or workers == 1:
         return None
     return LocalCrew(replace(task, settings=settings), workers)

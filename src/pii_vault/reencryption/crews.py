@@ -12,11 +12,13 @@ import pickle
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 from ..errors import ConfigurationError, PiiVaultError
@@ -106,16 +108,24 @@ class LocalCrew(Crew):
         # Spawned: a fork would take along connections, locks and keys of this process.
         spawning, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(self.size, mp_context=spawning, initializer=_begin)
-        try:
+        with _impatient(others):
             try:
-                for future in as_completed([pool.submit(_do, self._task, part) for part in parts]):
-                    yield _result(future)
+                with _impatient(others):
+                    for future in as_completed([pool.submit(_do, self._task, part) for part in parts]):
+                        yield _result(future)
             finally:
                 pool.shutdown(cancel_futures=True)
-        except KeyboardInterrupt:  # somebody does not want to wait for what has begun
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
+
+
+@contextmanager
+def _impatient(others: Collection[BaseProcess]) -> Iterator[None]:
+    """End processes when somebody does not want to wait for what they have begun: after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in set(multiprocessing.active_children()).difference(others):
+            process.terminate()
+        raise
 
 
 def _pickled(task: Task) -> bytes:
