@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.world import World
 
 from pii_vault import EncryptedString, Vault
-from pii_vault.errors import KeyLimitError, KeyStoreError
+from pii_vault.errors import KeyLimitError, KeyStoreError, PiiVaultError
 
 TABLES = "SELECT tablename FROM pg_tables WHERE tablename LIKE 'pii\\_vault\\_%'"  # with the underscores of their names
 
@@ -175,6 +175,43 @@ def test_whoever_re_encrypts_needs_to_count_and_whoever_only_looks_to_read(
     world.vault.rotate("acme")
     assert left(dry_run=True) == 3000
     assert left("UPDATE ON pii_vault_key_use") == 0
+
+
+def test_a_dry_run_reckons_the_time_and_needs_to_read_only(world: World, as_role: Callable[..., Engine]) -> None:
+    with world.session() as session:
+        session.add_all(Person(email=f"{number}@example.com") for number in range(300))
+    world.vault.rotate("acme")
+    engine = as_role("SELECT ON {tables}")
+    with world.engine.begin() as connection:
+        role = f"least_{world.engine.url.database}_0"
+        connection.exec_driver_sql(f'REVOKE ALL ON people, people_id_seq FROM "{role}"')
+        connection.exec_driver_sql(f'GRANT SELECT ON people TO "{role}"')
+    engine.dispose()
+    vault, before = Vault(engine, kms=world.kms), every_row(world.engine)
+    how: dict[str, Any] = {"metadata": Base.metadata, "engine": engine}
+    done = vault.reencrypt("acme", **how, dry_run=True)
+    assert (done.left, done.problems, done.complete) == (300, (), False)
+    assert done.seconds is not None
+    assert 0 < done.seconds < 60
+    paced = vault.reencrypt("acme", **how, dry_run=True, rate=2).seconds
+    assert paced == 150
+    assert every_row(world.engine) == before
+    with pytest.raises(PiiVaultError, match="InsufficientPrivilege"):
+        vault.reencrypt("acme", **how)
+    assert every_row(world.engine) == before
+    world.vault.reencrypt("acme", metadata=Base.metadata, engine=world.engine)
+    assert vault.reencrypt("acme", **how, dry_run=True).seconds == 0
+    assert world.vault.reencrypt("acme", metadata=Base.metadata, engine=world.engine).seconds is None
+
+
+def every_row(engine: Engine) -> dict[str, list[Any]]:
+    """Return all that stands in the application's table and in the key store's."""
+    with engine.connect() as connection:
+        names = ["people", *connection.scalars(text(TABLES))]
+        return {
+            name: sorted(map(repr, connection.exec_driver_sql(f'SELECT t.*, xmin FROM "{name}" t').all()))
+            for name in names
+        }
 
 
 def test_whoever_counts_what_is_sealed_reads_two_tables_of_the_key_store(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,10 +17,12 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.clocks import Clocks
 from tests.support.strict_kms import FaultRule, StrictKms
 
-from pii_vault import Vault
+from pii_vault import EncryptedString, Vault
 from pii_vault.errors import KmsDeniedError, KmsUnavailableError
 from pii_vault.keyring import Keyring
 from pii_vault.keyring.terms import NOTICE_SECONDS, REFUSED_SECONDS
@@ -240,6 +244,72 @@ def test_no_name_key_or_address_is_told(app: App) -> None:
     assert app.key.arn.lower() not in told
 
 
+class Base(DeclarativeBase):
+    pass
+
+
+class Person(Base):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(EncryptedString())
+
+
+class Ticket(Base):
+    __tablename__ = "tickets"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    holder: Mapped[str] = mapped_column(EncryptedString())
+
+
+def retries() -> float:
+    return sum(point.value for name, point in points() if name == "reencryption.retries")
+
+
+def let_go(release: Callable[[], None], before: float) -> None:
+    """Release a lock once somebody has tried again because of it."""
+    limit = time.monotonic() + 60
+    while retries() == before and time.monotonic() < limit:
+        time.sleep(0.02)
+    release()
+
+
+def test_re_encryption_is_a_span_for_each_table_and_counts_rows_and_what_is_tried_again(
+    app: App, postgres_url: str, told: Told
+) -> None:
+    engine = create_engine(postgres_url, connect_args={"options": "-c lock_timeout=50"})
+    Base.metadata.create_all(engine)
+    app.vault.attach(engine)
+    with app.vault.tenant("acme"), Session(engine) as session, session.begin():
+        session.add_all(Person(email=f"{n}@example.com") for n in range(30))
+        session.add_all(Ticket(holder=f"holder {n}") for n in range(10))
+    app.vault.rotate("acme")
+    told()
+    SPANS.clear()
+    holder = create_engine(postgres_url)
+    with holder.connect() as connection:
+        connection.execute(text("SELECT id FROM people WHERE id = 5 FOR UPDATE"))
+        before = retries()
+        letting_go = threading.Thread(target=let_go, args=(connection.rollback, before))
+        letting_go.start()
+        with trace.get_tracer("application").start_as_current_span("job"):
+            assert app.vault.reencrypt("acme", metadata=Base.metadata, engine=engine, batch=8).left == 0
+        letting_go.join()
+    holder.dispose()
+    engine.dispose()
+    grown = told()
+    assert grown.pop(("reencryption.retries",)) >= 1
+    rows = {key: count for key, count in grown.items() if key[0] == "reencryption.rows"}
+    assert rows == {("reencryption.rows", "table=people"): 30, ("reencryption.rows", "table=tickets"): 10}
+    *spans, job = SPANS.get_finished_spans()
+    assert [(each.name, dict(each.attributes or {})) for each in spans] == [
+        ("pii_vault.reencryption", {"pii_vault.table": table, "pii_vault.tenant": app.uid})
+        for table in ("people", "tickets")
+    ]
+    assert all(each.parent is not None and each.parent.span_id == job.context.span_id for each in spans)
+    assert [(each.status.status_code, each.events) for each in spans] == [(trace.StatusCode.UNSET, ())] * 2
+    told_of = "".join(each.to_json() for each in spans)
+    assert [hidden for hidden in ("acme", "example.com", "holder 1", app.key.arn) if hidden in told_of] == []
+
+
 _WITHOUT = """
 import sys
 sys.modules["opentelemetry"] = None
@@ -258,8 +328,9 @@ def test_without_opentelemetry_nothing_is_told_and_all_works(sqlite_url: str, tm
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
     silent = Telemetry()
-    with silent.fetching(ahead=True), silent.calling("Decrypt", None):
-        pass
+    with silent.fetching(ahead=True), silent.calling("Decrypt", None), silent.resealing("people", "0" * 32):
+        silent.resealed("people", 1)
+        silent.tried_again()
 
 
 def test_importing_the_package_does_not_import_opentelemetry() -> None:

@@ -95,3 +95,23 @@ def test_an_empty_allowance_is_never_enough(need: int) -> None:
     allowance = granted(1)
     next(allowance.ivs)
     assert not allowance.enough(need)
+
+
+def test_uses_can_be_taken_together_until_nothing_is_left() -> None:
+    allowance = granted(1000)
+    ivs = [*allowance.take(700), next(allowance.ivs), *allowance.take(0), *allowance.take(700)]
+    assert len(ivs) == len(set(ivs)) == 1000
+    assert {len(iv) for iv in ivs} == {12}
+    assert (allowance.left, allowance.take(1), next(allowance.ivs, None)) == (0, [], None)
+
+
+def test_threads_that_take_together_take_what_was_granted() -> None:
+    allowance, start = granted(100_000), threading.Barrier(8)
+
+    def take(_: int) -> list[bytes]:
+        start.wait()
+        return [iv for _ in range(200) for iv in allowance.take(97)]
+
+    with ThreadPoolExecutor(8) as pool:
+        ivs = [iv for each in pool.map(take, range(8)) for iv in each]
+    assert len(ivs) == len(set(ivs)) == 100_000

@@ -169,3 +169,38 @@ def test_no_error_shows_the_stored_bytes(case: dict[str, Any]) -> None:
     tail = case["sealed"][20:60]
     assert not tail or tail not in text
     assert "ada@example" not in text
+
+
+def test_a_mover_seals_with_the_active_key_and_changes_nothing_else() -> None:
+    context, other = "people.email", bytes(reversed(KEY))
+    old = keyset(MINE, {1: KEY})
+    both = keyset(MINE, {1: KEY, 2: other}, active=2)
+    old.allowance.grant(100)
+    both.allowance.grant(100)
+    values = [b"", b"a", bytes(1000)]
+    sealed = [old.seal(context, 7, value) for value in values]
+    move = both.mover(context, sealed[0][:10])
+    moved = move(sealed, both.allowance.take(3))
+    assert [both.open_(context, each) for each in moved] == [(7, value) for value in values]
+    assert {parse(each).version for each in moved} == {2}
+    assert len({each[10:22] for each in (*sealed, *moved)}) == 6  # each with an IV of its own
+    with pytest.raises(KeyNotFoundError):
+        old.open_(context, moved[0])
+
+
+def test_a_mover_refuses_what_does_not_authenticate_and_keys_that_are_not_there() -> None:
+    context = "people.email"
+    old, both = keyset(MINE, {1: KEY}), keyset(MINE, {1: KEY, 2: bytes(reversed(KEY))}, active=2)
+    old.allowance.grant(100)
+    both.allowance.grant(100)
+    sealed = old.seal(context, 7, b"a value")
+    broken = [sealed[:-1] + bytes((sealed[-1] ^ 1,)), sealed[:23], sealed[:12]]
+    for wrong in broken:
+        with pytest.raises((primitives.INVALID_TAG, ValueError)):
+            both.mover(context, sealed[:10])([sealed, wrong], both.allowance.take(2))
+    with pytest.raises((primitives.INVALID_TAG, ValueError)):
+        both.mover("people.note", sealed[:10])([sealed], both.allowance.take(1))
+    with pytest.raises(ValueError, match="zip"):
+        both.mover(context, sealed[:10])([sealed, sealed], both.allowance.take(1))
+    with pytest.raises(KeyNotFoundError):
+        keyset(MINE, {2: KEY}).mover(context, sealed[:10])
