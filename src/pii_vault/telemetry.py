@@ -81,7 +81,7 @@ class Telemetry:
         yield
 
     def resealed(self, table: str, rows: int) -> None:
-        """Count rows that were written with a newer key."""
+        """Count rows that were sealed anew."""
 
     def tried_again(self) -> None:
         """Count what a database could not do just now, and was asked for once more."""
@@ -111,7 +111,7 @@ class OpenTelemetry(Telemetry):
         self._span: Final = trace.get_current_span
         self._tracer: Final = trace.get_tracer("pii_vault", __version__)
         self._rows: Final = meter.create_counter(
-            "pii_vault.reencryption.rows", "{row}", "Rows that were written with a newer key, by table."
+            "pii_vault.reencryption.rows", "{row}", "Rows that were sealed anew, by table."
         )
         self._retries: Final = meter.create_counter(
             "pii_vault.reencryption.retries", "{attempt}", "What a database could not do at once, and was asked again."

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import typing
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from jsonschema import ValidationError
 from tests.support.command import commands
 from tests.support.documents import SCHEMAS, document, validator
 
+from pii_vault.cli.progress import RowsDone
 from pii_vault.cli.reports import kinds
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -92,6 +94,16 @@ def test_the_page_names_every_member_of_what_is_in_a_member() -> None:
 
 def named_in(table: str) -> list[str]:
     return re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+
+
+def test_the_page_describes_the_lines_that_say_how_far_it_is() -> None:
+    section = PAGE.partition("## Progress on standard error\n")[2].partition("\n## ")[0]
+    said = script().meanings(RowsDone)
+    types = {"str": "string", "int": "integer", "float | None": "number or null"}
+    rows = [f"| `{each.name}` | {types[str(each.type)]} | {said[each.name]} |" for each in fields(RowsDone)]
+    assert "\n".join(rows) in section
+    (example,) = re.findall(r"^```json\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert list(json.loads(example)) == [each.name for each in fields(RowsDone)]
 
 
 def test_every_member_is_always_there_has_a_meaning_and_others_may_be_added() -> None:

@@ -20,6 +20,8 @@ def test_the_page_lists_the_metrics_with_their_kinds_units_and_attributes() -> N
     told.looked_up(Lookup.HIT)
     told.evicted(Reason.ASKED)
     told.went_on("0" * 32, 1.0)
+    told.resealed("people", 1)
+    told.tried_again()
     try:
         with told.fetching(ahead=True), told.calling("Decrypt", "0" * 32):
             raise ValueError
@@ -36,6 +38,13 @@ def test_the_page_lists_the_metrics_with_their_kinds_units_and_attributes() -> N
     assert found == {
         name: (kind, unit, set(re.findall(r"`(.+?)`", attributes))) for name, kind, unit, attributes in rows
     }
+
+
+def test_the_page_lists_the_spans() -> None:
+    source = Path(telemetry.__file__).read_text("utf-8")
+    (span,) = re.findall(r'start_as_current_span\("(.+?)"', source)
+    paragraph = PAGE.split(f"`{span}`", 1)[1].split("\n\n")[0]
+    assert set(re.findall(r"`(pii_vault\..+?)`", paragraph)) == {telemetry.TABLE, telemetry.TENANT}
 
 
 def test_the_page_lists_the_reasons_and_the_outcomes() -> None:
