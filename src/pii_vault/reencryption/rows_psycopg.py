@@ -135,12 +135,9 @@ class PsycopgRows(Rows):
         before, after = ({f"{when}_{i}": "bytea" for i in range(len(names))} for when in ("before", "after"))
         arrays = key | before | after
         sent = [cast(bindparam(name, type_=NullType()), _ArrayOf(element)) for name, element in arrays.items()]
-        new = (
-            func.unnest(*sent)
-            .table_valued(*(Column(name, NullType()) for name in arrays))
-            .render_derived("pii_vault_new")
-            .c
-        )
+        columns = [Column(name, NullType()) for name in arrays]
+        called = "new" if self._table.name != "new" else "newer"  # a statement cannot call two things the same
+        new = func.unnest(*sent).table_valued(*columns).render_derived(called).c
         same = [column == new[name] for column, name in zip(self._key, key, strict=True)]
         same += [self._sealed[column] == new[name] for column, name in zip(names, before, strict=True)]
         return update(self._table).where(*same).values(dict(zip(names, (new[name] for name in after), strict=True)))
