@@ -248,7 +248,7 @@ def test_both_ways_read_and_write_the_same(on: Callable[..., World]) -> None:
     assert seen[0][1][-1] == COUNT - 2
 
 
-def test_a_batch_is_two_reads_and_one_update_and_a_read_never_scans_the_whole_table(on: Callable[..., World]) -> None:
+def test_a_batch_is_one_read_and_one_update_and_a_read_never_scans_the_whole_table(on: Callable[..., World]) -> None:
     world, made, rows = on(), things(Integer), 20_000
     fill(world, made, [(n,) for n in range(rows)])
     with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -266,12 +266,19 @@ def test_a_batch_is_two_reads_and_one_update_and_a_read_never_scans_the_whole_ta
         with ReencryptionScope(world.vault._keyring, "acme") as scope:
             job = resealing.Resealing(world.engine, scope, target, Wanted(frozenset((1,)), 9), batch)
             asked.clear()
-            assert sum(len(read.keys) for read in job._reads()) == rows
-            # The end of each batch is looked for, and it is read: the last is followed by an empty one.
-            assert asked == ["SELECT"] * (2 * (rows // batch) + 3)  # and the types of the key, once
+            assert sum(len(change.keys) for changes in job._batches() for change in changes) == rows
+            # The end of the first batch is looked for, all are read, and after the last an empty one; and the types of
+            # the key, once.
+            assert asked == ["SELECT"] * (rows // batch + 3)
             after = scans(world, made)
             assert after["seq_scan"] == before["seq_scan"]
             assert after["idx_tup_fetch"] - before["idx_tup_fetch"] <= 3 * rows
+            nothing = resealing.Resealing(world.engine, scope, target, Wanted(frozenset((1,)), 1), 500)
+            asked.clear()
+            assert list(nothing._batches()) == []
+            # Each time twice as many rows are looked through, up to their end, and that is looked for too.
+            assert asked == ["SELECT"] * (2 * len((500, 1_000, 2_000, 4_000, 8_000, 16_000)) + 1)
+            assert scans(world, made)["seq_scan"] == before["seq_scan"]
         asked.clear()
         assert run(world, made, batch=batch).left == 0
         assert asked.count("UPDATE") == rows // batch
