@@ -87,7 +87,7 @@ KEYS: dict[str, tuple[Any, Callable[[int], Any], int]] = {
 
 def things(*keys: Any, name: str = "Some things", schema: str | None = None) -> Table:
     """A table whose names have to be quoted."""
-    columns = [Column(f"The key {n}", each, primary_key=True) for n, each in enumerate(keys)]
+    columns = [Column(f"The key {n}", each, primary_key=True, autoincrement=False) for n, each in enumerate(keys)]
     secret = Column("sealed Value", EncryptedString(context="things.secret"), key="secret")
     return Table(
         name, MetaData(), *columns, Column("tenant_id", String(20), server_default="acme"), secret, schema=schema
