@@ -35,7 +35,7 @@ from .reencryption.crews import Crew, Part, PartDone
 from .reencryption.indexing import Built, IndexRotation, IndexStatus
 from .reencryption.pacing import BATCH, Pace
 from .reencryption.reencrypt import Reencryption, reencrypt, reencrypt_part
-from .reencryption.resealing import Progress
+from .reencryption.running import Progress
 from .scope import ReencryptionScope, Scope
 from .telemetry import telemetry
 

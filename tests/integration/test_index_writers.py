@@ -20,7 +20,7 @@ from tests.support.processes import forking
 from tests.support.world import World
 
 from pii_vault import BlindIndex, EncryptedString, LocalKms, Vault
-from pii_vault.reencryption import resealing
+from pii_vault.reencryption import running
 from pii_vault.reencryption.indexing import Step
 from pii_vault.reencryption.pacing import Pace
 
@@ -149,7 +149,7 @@ def test_nothing_is_missed_and_nothing_is_there_twice_while_the_key_is_replaced(
 
 def build_slowly(url: str, kms: Path) -> None:
     vault, engine = application(url, kms)
-    resealing.reseal.__defaults__ = (Pace(batch=5), None)
+    running.reseal.__defaults__ = (Pace(batch=5), None)
     vault.build_index("acme", metadata=After.metadata, engine=engine)
     os._exit(0)
 

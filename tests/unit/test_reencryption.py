@@ -14,8 +14,8 @@ from psycopg.adapt import PyFormat, Transformer
 
 from pii_vault.cli.words import duration
 from pii_vault.reencryption.ahead import one_ahead
-from pii_vault.reencryption.resealing import Counts
 from pii_vault.reencryption.rows_psycopg import BinaryArray, _sent
+from pii_vault.reencryption.running import Counts
 
 # One ahead.
 

@@ -21,7 +21,7 @@ from . import output
 if TYPE_CHECKING:
     from types import FrameType
 
-    from ..reencryption.resealing import Progress
+    from ..reencryption.running import Progress
 
 _LINE_SECONDS: Final = 1.0
 

@@ -23,7 +23,8 @@ from ..orm.search import Searched
 from ..scope import Scope
 from ..sealing import Keyset
 from .coverage import counted
-from .resealing import Progress, Resealing, reseal
+from .resealing import Resealing
+from .running import Progress, reseal
 from .targets import Problem, Target, Wanted, searched_tables
 
 

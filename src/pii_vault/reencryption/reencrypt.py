@@ -25,7 +25,8 @@ from ..telemetry import telemetry
 from .coverage import counted
 from .crews import Crew, Part, PartDone
 from .pacing import Pace, Pacing
-from .resealing import Progress, Resealing, reseal, whose_rows
+from .resealing import Resealing, whose_rows
+from .running import Progress, reseal
 from .targets import Problem, Target, Wanted, encrypted_tables
 
 
