@@ -27,6 +27,7 @@
     ├── KeyValidationError              a key did not pass the checks before its use; says which
     ├── KeyLimitError                   the key has sealed as many values as it may, or may not be counted now
     ├── AuditError                      the audit log is not what was written
+    ├── BackfillError                   a column cannot be sealed, or opened, row by row; names the rows
     ├── KeyStateError                   the key's state forbids this use
     ├── KeyStoreError                   the key store's database failed or does not fit this release
     │   ├── KeyStoreBehindError         a replica was asked that does not know yet what the primary knows: try again
@@ -196,6 +197,10 @@ class KeyValidationError(PiiVaultError):
 
 class KeyLimitError(PiiVaultError):
     """A data key has sealed as many values as it may, or its use cannot be counted now: sealing is refused."""
+
+
+class BackfillError(PiiVaultError):
+    """A column was not sealed, or not opened, for all of its rows. What was there before is there still."""
 
 
 class AuditError(PiiVaultError):

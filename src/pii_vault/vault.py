@@ -392,6 +392,11 @@ class Vault(KeyLife):
             yield scope
 
     @property
+    def default_tenant(self) -> str | None:
+        """The tenant of an application that has only one, or None."""
+        return self._default.tenant if self._default is not None else None
+
+    @property
     def platform_key(self) -> str:
         """The full ARN of the platform's KMS key.
 

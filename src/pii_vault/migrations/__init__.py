@@ -7,6 +7,8 @@ Importing this module teaches Alembic the operations ``op.create_blind_index``, 
 
 from . import autogenerate as _autogenerate  # noqa: F401 - it registers itself with Alembic
 from .building import BuildIndexOp as BuildIndexOp
+from .columns import DecryptColumnOp as DecryptColumnOp
+from .columns import EncryptColumnOp as EncryptColumnOp
 from .filters import include_object as include_object
 from .filters import render_item as render_item
 from .operations import CreateBlindIndexOp as CreateBlindIndexOp

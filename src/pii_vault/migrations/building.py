@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from alembic.operations import MigrateOperation, Operations
@@ -11,6 +10,7 @@ from sqlalchemy import Engine, MetaData
 
 from ..errors import BlindIndexError, ConfigurationError, PiiVaultError
 from ..reencryption.indexing import Built, State
+from .transactions import committed
 
 if TYPE_CHECKING:
     from ..vault import Vault
@@ -64,14 +64,7 @@ def _build(operations: Operations, operation: BuildIndexOp) -> None:
             "op.build_index seals values anew, which cannot be written as SQL",
             hint="run `pii-vault index build` for each tenant after the migration's SQL",
         )
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(context.autocommit_block())
-        except AssertionError:
-            raise ConfigurationError(
-                "op.build_index commits what the migration has done before, and the transaction is not the migration's",
-                hint="in env.py, connect with engine.connect() and use context.begin_transaction()",
-            ) from None
+    with committed(operations, "build_index"):
         problems = list(_problems(operation, operations.get_bind().engine))
     if problems:
         more = f"; and {len(problems) - _MOST:,} more" if len(problems) > _MOST else ""

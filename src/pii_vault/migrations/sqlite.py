@@ -44,11 +44,16 @@ class Found:
 
 def indexes(connection: Connection, table: str, schema: str | None) -> dict[str, Found]:
     """Return the indexes of a table by name, without those that a constraint has made."""
+    return {name: read(sql) for name, sql in statements(connection, table, schema, "index").items()}
+
+
+def statements(connection: Connection, table: str, schema: str | None, kind: str) -> dict[str, str]:
+    """Return the statements that make a table's indexes or triggers, by name."""
     quote = connection.dialect.identifier_preparer.quote
     source = f"{quote(schema)}.sqlite_master" if schema else "sqlite_master"
-    query = text(f"SELECT name, sql FROM {source} WHERE type = 'index' AND sql IS NOT NULL AND tbl_name = :name")  # noqa: S608
-    rows = connection.execute(query, {"name": table})
-    return {name: read(sql) for name, sql in rows}
+    query = text(f"SELECT name, sql FROM {source} WHERE type = :kind AND sql IS NOT NULL AND tbl_name = :name")  # noqa: S608
+    rows = connection.execute(query, {"name": table, "kind": kind})
+    return {str(name): str(sql) for name, sql in rows}
 
 
 def declared(index: Index, dialect: Any) -> Found:

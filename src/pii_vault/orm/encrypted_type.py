@@ -7,7 +7,7 @@ statements, and the processors in them, are shared between tenants; the tenant i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import CheckConstraint, Column, Dialect, Index, LargeBinary, Table, TypeDecorator, event
 from sqlalchemy.dialects.mysql import LONGBLOB
@@ -150,6 +150,10 @@ class EncryptedType(TypeDecorator[T]):
         raise ConfigurationError(f"{type(self).__name__} has no variants: it is the same on every database")
 
     def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments().items())})"
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what to give to the constructor for a type like this one, without what is the default anyway."""
         config = {name: value for name, value in self._configuration().items() if value is not None}
         if self._context_is_given:
             config["context"] = self.context
@@ -161,10 +165,17 @@ class EncryptedType(TypeDecorator[T]):
             config["tokens"] = {
                 label: each.part if each == BlindIndex(part=each.part) else each for label, each in labelled.items()
             }
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in config.items())})"
+        return config
+
+    def within(self, context: str) -> Self:
+        """Return a type like this one outside of any table, for values of a context, unless it has been given one."""
+        own = self.copy()
+        own.context = self.context if self._context_is_given else context
+        own.home, own._slots, own._cache_key = None, None, None
+        return own
 
     def _configuration(self) -> dict[str, Any]:
-        """Return the constructor arguments of a subclass, for its repr; None stands for a default."""
+        """Return the constructor arguments of a subclass; None stands for a default."""
         return {}
 
     def _required_context(self) -> str:
