@@ -115,7 +115,7 @@ def write(app: AlembicApp, up: str, down: str = "pass") -> None:
 def plaintext(engine: Engine) -> dict[int, str | None]:
     with engine.connect() as connection:
         table: Any = PlainCustomer.__table__
-        return dict(connection.execute(select(table.c.id, table.c.email)))
+        return dict(connection.execute(select(table.c.id, table.c.email)).all())
 
 
 def stored(engine: Engine) -> dict[int, bytes | None]:
@@ -130,7 +130,7 @@ def opened(world: World) -> dict[int, str | None]:
     for tenant in ("acme", "glob"):
         with world.session(tenant) as session:
             query = select(Customer.id, Customer.email).where(Customer.tenant_id == tenant)
-            found |= dict(session.execute(query))
+            found |= dict(session.execute(query).all())
     return found
 
 

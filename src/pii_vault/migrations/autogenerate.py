@@ -20,10 +20,11 @@ from alembic.operations import MigrateOperation, ops
 from sqlalchemy import Column, Index, Table
 
 from ..orm.tokens import TokenOf
-from . import sqlite
+from . import column_changes, sqlite
+from .column_changes import Changes
 from .filters import is_generated
-from .operations import CreateBlindIndexOp, render_create
-from .parts import parts_of
+from .operations import CreateBlindIndexOp, DropBlindIndexOp, render_create
+from .parts import is_token, parts_of
 
 _KEEPS_INDEXES: Final = (ops.AddColumnOp, ops.CreateIndexOp, ops.DropIndexOp)
 """What a batch does on SQLite without making the table anew."""
@@ -73,6 +74,7 @@ def _render_again(autogen_context: AutogenContext, operation: _AgainOp) -> str |
 
 def _compare(autogen_context: AutogenContext, upgrade_ops: ops.UpgradeOps, schemas: Any) -> None:
     found = _Sorted()
+    changes = column_changes.taken(autogen_context, upgrade_ops.ops)
     for operation in upgrade_ops.ops:
         if isinstance(operation, ops.ModifyTableOps):
             operation.ops[:] = _without_ours(operation.ops, found)
@@ -83,7 +85,22 @@ def _compare(autogen_context: AutogenContext, upgrade_ops: ops.UpgradeOps, schem
         found.between.append(operation)
     if autogen_context.dialect is not None and autogen_context.dialect.name == "sqlite":
         _OnSqlite(autogen_context, found).compare(schemas)
-    upgrade_ops.ops[:] = [*found.first, *found.between, *found.last]
+    for operation in (*found.first, *found.last):
+        _let_be_done_again(operation, changes)
+    upgrade_ops.ops[:] = [*found.first, *changes.opened, *found.between, *changes.sealed, *found.last]
+
+
+def _let_be_done_again(operation: MigrateOperation, changes: Changes) -> None:
+    """Let an index beside values that are moved be there already, or no longer, when a migration is run again."""
+    if not isinstance(operation, CreateBlindIndexOp | DropBlindIndexOp):
+        return
+    columns = {str(part[0]) for part in operation.parts if is_token(part)}
+    if not changes.touch(operation.schema, operation.table_name, columns):
+        return
+    if isinstance(operation, CreateBlindIndexOp):
+        operation.if_not_exists = True
+    else:
+        operation.if_exists = True
 
 
 def _without_ours(operations: list[MigrateOperation], found: _Sorted) -> list[MigrateOperation]:

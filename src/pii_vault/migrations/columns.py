@@ -21,7 +21,7 @@ from .plain_types import reading_type
 from .settings import keyring_of, refuse_sql, vault_of
 from .transactions import MYSQL
 
-_ONLINE: Final = "run this revision on the database itself: alembic upgrade or downgrade without --sql"
+ONLINE: Final = "run this revision on the database itself: alembic upgrade or downgrade without --sql"
 
 
 class ColumnOp(MigrateOperation):
@@ -70,11 +70,13 @@ class ColumnOp(MigrateOperation):
         self.vault = vault
         self.schema = schema
         self.batch = batch
+        self.lost_tokens = 0
+        """How many tokens of its values are not in the type, as autogenerate has seen."""
 
     def _reversed(self, kind: type[ColumnOp]) -> MigrateOperation:
         if self.plain_type is None:
             raise ValueError("the operation cannot be reversed: existing_type is not given")
-        return kind(
+        made = kind(
             self.table_name,
             self.column_name,
             self.type_,
@@ -88,6 +90,8 @@ class ColumnOp(MigrateOperation):
             schema=self.schema,
             batch=self.batch,
         )
+        made.lost_tokens = self.lost_tokens
+        return made
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return it as Alembic's comparison does."""
@@ -242,7 +246,7 @@ def sealed_column(operations: Operations, name: str, comment: str | None) -> Col
 
 
 def _move(operations: Operations, operation: ColumnOp, name: str) -> tuple[Move, Any]:
-    refuse_sql(operations, name, _ONLINE)
+    refuse_sql(operations, name, ONLINE)
     vault = vault_of(operations, operation.vault, name)
     work = Work(
         name,

@@ -22,7 +22,7 @@ from sqlalchemy import Column, Connection
 from sqlalchemy.types import SchemaType
 
 from ..backfill.filling import BATCH, Filling
-from ..backfill.rows import Place
+from ..backfill.rows import Place, Rows
 from ..backfill.sides import Sealed, Side
 from ..backfill.whose import Owners
 from ..errors import BackfillError, ConfigurationError
@@ -184,7 +184,7 @@ class Move:
             nullable = bool(self.found.columns[source.name]["nullable"])
         if nullable:
             return True
-        rows = self._filling(source, source).rows
+        rows = Rows(self._connection.dialect, self._place, source, source)
         count = rows.count(self._connection, ~rows.any)
         if count:
             raise BackfillError(

@@ -119,7 +119,13 @@ class CreateBlindIndexOp(_BlindIndexOp):
     def reverse(self) -> MigrateOperation:
         """Return what undoes it."""
         return DropBlindIndexOp(
-            self.index_name, self.table_name, self.parts, unique=self.unique, schema=self.schema, **self.kw
+            self.index_name,
+            self.table_name,
+            self.parts,
+            unique=self.unique,
+            schema=self.schema,
+            if_exists=self.if_not_exists,
+            **self.kw,
         )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -129,7 +135,15 @@ class CreateBlindIndexOp(_BlindIndexOp):
 
 @Operations.register_operation("drop_blind_index")
 class DropBlindIndexOp(_BlindIndexOp):
-    """Drop an index over tokens."""
+    """Drop an index over tokens.
+
+    Args:
+        if_exists: Whether to do nothing when there is no index of this name.
+    """
+
+    def __init__(self, *args: Any, if_exists: bool | None = None, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self.if_exists = if_exists
 
     @classmethod
     def drop_blind_index(
@@ -143,6 +157,7 @@ class DropBlindIndexOp(_BlindIndexOp):
         columns_before: Sequence[str | tuple[str, int]] = (),
         columns_after: Sequence[str | tuple[str, int]] = (),
         schema: str | None = None,
+        if_exists: bool | None = None,
         **kw: Any,
     ) -> None:
         """Drop an index over a token; on MariaDB also the generated column, if no other index is over it.
@@ -156,15 +171,22 @@ class DropBlindIndexOp(_BlindIndexOp):
             columns_before: Further tokens that the index is over, as (column, slot). Plain columns can be left out.
             columns_after: Likewise.
             schema: The table's schema.
+            if_exists: Whether to do nothing when there is no index of this name.
             kw: Options for one kind of database, as ``op.drop_index`` takes them.
         """
         parts = (*columns_before, (column, slot), *columns_after)
-        operations.invoke(cls(index_name, table_name, parts, schema=schema, **kw))
+        operations.invoke(cls(index_name, table_name, parts, schema=schema, if_exists=if_exists, **kw))
 
     def reverse(self) -> MigrateOperation:
         """Return what undoes it."""
         return CreateBlindIndexOp(
-            self.index_name, self.table_name, self.parts, unique=self.unique, schema=self.schema, **self.kw
+            self.index_name,
+            self.table_name,
+            self.parts,
+            unique=self.unique,
+            schema=self.schema,
+            if_not_exists=self.if_exists,
+            **self.kw,
         )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -181,7 +203,8 @@ def _create(operations: Operations, operation: CreateBlindIndexOp) -> None:
 @Operations.implementation_for(DropBlindIndexOp)
 def _drop(operations: Operations, operation: DropBlindIndexOp) -> None:
     index = operation.to_index()
-    operations.impl.drop_index(index)
+    more = {} if operation.if_exists is None else {"if_exists": operation.if_exists}
+    operations.impl.drop_index(index, **more)
     if operations.impl.dialect.name in _MYSQL:
         for token in dict.fromkeys(each for each in index.expressions if isinstance(each, TokenOf)):
             _drop_generated(operations, operation, generated_name(token))
@@ -225,7 +248,8 @@ def render_create(autogen_context: AutogenContext, operation: CreateBlindIndexOp
 @renderers.dispatch_for(DropBlindIndexOp)
 def _render_drop(autogen_context: AutogenContext, operation: DropBlindIndexOp) -> str:
     tokens = [part for part in operation.parts if is_token(part)]
-    return _rendered(autogen_context, "drop_blind_index", operation, tokens, [])
+    more = [f"if_exists={operation.if_exists!r}"] if operation.if_exists is not None else []
+    return _rendered(autogen_context, "drop_blind_index", operation, tokens, more)
 
 
 def _rendered(

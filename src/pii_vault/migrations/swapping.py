@@ -73,13 +73,13 @@ def _in_one_statement(operations: Operations, what: Swap) -> None:
     defined = CreateColumn(what.column).compile(dialect=connection.dialect)
     # FORCE: without it the table's pages would keep what the dropped column held.
     parts += [f"DROP COLUMN {quote(what.goes)}", f"CHANGE COLUMN {quote(what.comes)} {defined}", "FORCE"]
-    table = quoted_table(connection, what.table, what.schema)
+    table = quoted_table(operations, what.table, what.schema)
     _execute(connection, f"ALTER TABLE {table} {', '.join(parts)}")
 
 
 def _on_sqlite(operations: Operations, what: Swap) -> None:
     connection = operations.get_bind()
-    table = quoted_table(connection, what.table, what.schema)
+    table = quoted_table(operations, what.table, what.schema)
     quote = connection.dialect.identifier_preparer.quote
     if not what.column.nullable or any(each.is_constraint for each in what.drops):
         _made_anew(operations, what)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from alembic.operations import Operations
 from sqlalchemy import Connection, MetaData, Table
@@ -59,7 +59,7 @@ def alone(operations: Operations, name: str, table: str, schema: str | None) -> 
     On PostgreSQL that is when the migration's own transaction ends, so its revision stands with it.
     """
     connection = operations.get_bind()
-    quoted = quoted_table(connection, table, schema)
+    quoted = quoted_table(operations, table, schema)
     dialect = connection.dialect.name
     if dialect == "postgresql":
         if connection.get_isolation_level() == "AUTOCOMMIT":
@@ -91,11 +91,13 @@ def _savepoint(connection: Connection) -> Iterator[Connection]:
         yield connection
 
 
-def quoted_table(connection: Connection, table: str, schema: str | None) -> str:
+def quoted_table(operations: Operations, table: str, schema: str | None) -> str:
     """Return a table's name as SQL has it, for the schema that the connection puts in the place of this one."""
-    schemas = connection.get_execution_options().get("schema_translate_map") or {}
+    schemas: Any = {}
+    if not operations.migration_context.as_sql:
+        schemas = operations.get_bind().get_execution_options().get("schema_translate_map") or {}
     there = Table(table, MetaData(), schema=schemas.get(schema, schema))
-    return connection.dialect.identifier_preparer.format_table(there)
+    return operations.impl.dialect.identifier_preparer.format_table(there)
 
 
 @contextmanager

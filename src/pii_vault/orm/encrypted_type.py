@@ -169,8 +169,12 @@ class EncryptedType(TypeDecorator[T]):
 
     def within(self, context: str) -> Self:
         """Return a type like this one outside of any table, for values of a context, unless it has been given one."""
+        return self.bound_to(self.context if self._context_is_given else context)
+
+    def bound_to(self, context: str | None) -> Self:
+        """Return a type like this one outside of any table, given this context, or none."""
         own = self.copy()
-        own.context = self.context if self._context_is_given else context
+        own.context, own._context_is_given = context, context is not None
         own.home, own._slots, own._cache_key = None, None, None
         return own
 
@@ -219,8 +223,13 @@ def _bind_to_table(column: Column[Any], table: Any) -> None:
 def _create_index(column: Column[Any], table: Table, slot: Slot) -> None:
     """Give the table an index for a column's tokens, as ``Column(index=True)`` does for its values."""
     # A copy of the table makes it anew with the column, as that flag says; a name that is too long is cut.
-    name = _truncated_label(f"ix_{table.name}_{column.name}_{slot.label or 'blind'}")
+    name = _truncated_label(index_name(table.name, column.name, slot))
     Index(name, TokenOf(column, slot.label), unique=slot.unique, _column_flag=True)
+
+
+def index_name(table: str, column: str, slot: Slot) -> str:
+    """Return the name of the index that a type makes for a slot of its column."""
+    return f"ix_{table}_{column}_{slot.label or 'blind'}"
 
 
 def _refuse_impossible(column: Column[Any], table: Table) -> None:
