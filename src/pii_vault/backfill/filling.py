@@ -22,7 +22,7 @@ from ..orm.engine import warm
 from ..reencryption.retrying import with_retries
 from ..scope import Scope
 from ..telemetry import telemetry
-from .rows import Key, Place, Read, Row, Rows
+from .rows import Change, Key, Place, Read, Row, Rows
 from .sides import Sealed, Side
 from .whose import Owners, listed, named
 
@@ -82,8 +82,8 @@ class Filling:
             found = False
             for read in self._reads(transaction, self.rows.left):
                 new = self._moved(read)
-                found = found or bool(new)
-                written = self._write(transaction, [row for row, _ in new], [value for _, value in new], again=False)
+                found = found or len(new) > 0
+                written = self._write(transaction, new, again=False)
                 telemetry().resealed(self._place.name, written)
                 yield written
         self._refuse_problems()
@@ -103,8 +103,7 @@ class Filling:
             changed = self._different(read)
             if changed:
                 wrong = Read(changed, read.take, read.take_target)
-                new = self._moved(wrong)
-                self._write(transaction, [row for row, _ in new], [value for _, value in new], again=True)
+                self._write(transaction, self._moved(wrong), again=True)
                 again = self._read(transaction, self.rows.any, after, read.rows[-1].key, len(read.rows))
                 for row in self._different(again):
                     self._failed(row, "what was written does not come back as it was")
@@ -160,9 +159,9 @@ class Filling:
     ) -> Read:
         return self._in(transaction, lambda connection: self.rows.read(connection, which, after, upto, limit))
 
-    def _moved(self, read: Read) -> list[tuple[Row, Any]]:
+    def _moved(self, read: Read) -> Change:
         """Return rows with what is to be written there; those that cannot be moved are taken note of."""
-        moved: list[tuple[Row, Any]] = []
+        moved = Change()
 
         def move(scope: Scope, rows: list[Row]) -> None:
             if isinstance(self._target, Sealed):
@@ -171,7 +170,7 @@ class Filling:
             for row in rows:
                 new = self._new(row, read)
                 if new is not None:
-                    moved.append((row, new))
+                    moved.add(row, new)
 
         self._by_tenant(read.rows, move)
         return moved
@@ -261,23 +260,21 @@ class Filling:
                 hint="correct these rows and run it again: it goes on where it was, and nothing is dropped before",
             )
 
-    def _write(self, transaction: Transaction, rows: Sequence[Row], new: Sequence[Any], *, again: bool) -> int:
-        if not rows:
+    def _write(self, transaction: Transaction, change: Change, *, again: bool) -> int:
+        if not len(change):
             return 0
         try:
-            return self._retried(transaction, lambda connection: self.rows.write(connection, rows, new, again=again))
+            return self._retried(transaction, lambda connection: self.rows.write(connection, change, again=again))
         except _REFUSALS as error:
             whole = isinstance(error, DBAPIError) and not _is_about_values(error)
             refusal = type(getattr(error, "orig", error)).__name__
         if whole:
             raise self._unable(refusal)
-        if len(rows) > 1:  # which one it is, is found out by halves
-            half = len(rows) // 2
-            return sum(
-                self._write(transaction, rows[part], new[part], again=again)
-                for part in (slice(half), slice(half, None))
-            )
-        self._failed(rows[0], f"the database does not take it ({refusal})")
+        half = len(change) // 2
+        if half:  # which one it is, is found out by halves
+            parts = (change.part(slice(half)), change.part(slice(half, None)))
+            return sum(self._write(transaction, part, again=again) for part in parts)
+        self._failed(change.rows[0], f"the database does not take it ({refusal})")
         return 0
 
     def _in(self, transaction: Transaction, do: Callable[[Connection], T]) -> T:

@@ -7,7 +7,7 @@ never lost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -56,7 +56,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it was read.
+    """A row as it was read. It shows its key and no value: a traceback shows the locals of every frame.
 
     Attributes:
         key: Its primary key.
@@ -68,9 +68,9 @@ class Row:
 
     key: Key
     owner: Any
-    source: Any
-    exact: Any
-    target: Any
+    source: Any = field(repr=False)
+    exact: Any = field(repr=False)
+    target: Any = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,33 @@ class Read:
     rows: Sequence[Row]
     take: Taken
     take_target: Taken
+
+
+class Change:
+    """Rows and what is to stand in them. It shows neither.
+
+    Args:
+        rows: The rows.
+        values: What is to be bound for them.
+    """
+
+    __slots__ = ("rows", "values")
+
+    def __init__(self, rows: Sequence[Row] = (), values: Sequence[Any] = ()) -> None:
+        self.rows: Final = list(rows)
+        self.values: Final = list(values)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: Row, value: Any) -> None:
+        """Add a row."""
+        self.rows.append(row)
+        self.values.append(value)
+
+    def part(self, places: slice) -> Change:
+        """Return some of the rows."""
+        return Change(self.rows[places], self.values[places])
 
 
 class Rows:
@@ -135,18 +162,17 @@ class Rows:
         )
         return Read(rows, take, take_target)
 
-    def write(self, connection: Connection, rows: Sequence[Row], new: Sequence[Any], *, again: bool) -> int:
+    def write(self, connection: Connection, change: Change, *, again: bool) -> int:
         """Write rows that still hold what was read; return how many.
 
         Args:
             connection: In a transaction.
-            rows: The rows.
-            new: What is to stand in them.
+            change: The rows, and what is to stand in them.
             again: Whether something else may stand there already.
         """
         parameters = [
             {**{f"key_{i}": each for i, each in enumerate(row.key)}, "exact": row.exact, "new": value}
-            for row, value in zip(rows, new, strict=True)
+            for row, value in zip(change.rows, change.values, strict=True)
         ]
         statement = self._update if again else self._update.where(self._new.is_(None))
         return max(connection.execute(statement, parameters).rowcount, 0)
