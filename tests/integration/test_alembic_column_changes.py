@@ -179,6 +179,7 @@ def test_a_column_that_becomes_encrypted_is_sealed_and_nothing_differs_afterward
     assert "tenant_column='tenant_id', drops=['ix_customers_email'])" in up
     assert "pii_vault.EncryptedEnum(enum_class=uuid.SafeUUID)" in up
     assert "import uuid\n" in revision
+    assert up.count("op.create_blind_index(") == up.count("if_not_exists=True)") == 3
     assert "pii_vault.EncryptedDate(tokens={'decade': pii_vault.Bucket(years=10)})" in up
     assert "op.decrypt_column('customers', 'email', pii_vault.EncryptedString(" in down
     assert "create_index('ix_customers_email', 'customers', ['email']" in down.replace("op.f(", "").replace("'),", "',")

@@ -20,10 +20,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     event,
+    func,
     inspect,
     select,
     text,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.alembic_app import ENV, AlembicApp
@@ -35,6 +37,7 @@ from pii_vault import BlindIndex, EncryptedString, LastChars, Vault
 from pii_vault.backfill.rows import Rows
 from pii_vault.envelope import parse
 from pii_vault.errors import BackfillError, ConfigurationError, KmsDeniedError, KmsUnavailableError
+from pii_vault.keystore.schema import key_use
 from pii_vault.migrations import include_object, moving
 
 pytestmark = [
@@ -388,6 +391,9 @@ def test_what_others_write_meanwhile_is_not_lost(
         with world.engine.connect() as connection:
             sealed = connection.execute(text("SELECT id, pii_vault_sealed_email FROM customers")).all()
         assert all((value is not None) == (plaintext(world.engine)[key] is not None) for key, value in sealed)
+        with world.vault.tenant("acme") as scope:
+            values: dict[int, Any] = {row[0]: row[1] for row in sealed}
+            assert scope.open_("customers.email", bytes(values[1]))[1] == b"ADA@example.com"
         execute(
             world.engine,
             "UPDATE customers SET email = 'Zoe' WHERE id = 3",
@@ -422,6 +428,54 @@ def test_every_value_is_compared_before_the_plaintext_goes(
     filled.upgrade(Sealed.metadata)
     assert opened(world) == expected()
     assert stored(world.engine)[6] is None
+
+
+def test_nobody_else_writes_after_the_values_were_compared(
+    world: World, filled: AlembicApp, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(filled, ENCRYPT)
+    real, dialect = moving.swap, world.engine.dialect.name
+    other = make_engine(world.url, **({"connect_args": {"timeout": 0.1}} if dialect == "sqlite" else {}))
+    impatient = {"postgresql": "SET lock_timeout = '100ms'", "mariadb": "SET SESSION lock_wait_timeout = 1"}
+    refused = []
+
+    def swap(*arguments: Any) -> None:
+        with other.connect() as connection:
+            if dialect in impatient:
+                connection.execute(text(impatient[dialect]))
+            try:
+                connection.execute(text("UPDATE customers SET email = 'lost' WHERE id = 1"))
+                connection.commit()
+            except OperationalError:
+                refused.append(True)
+        real(*arguments)
+
+    monkeypatch.setattr(moving, "swap", swap)
+    filled.upgrade(Sealed.metadata)
+    assert refused == [True]
+    assert opened(world) == expected()
+
+
+def test_keys_are_counted_and_the_kms_is_asked_once_for_each_tenant(
+    world: World, filled: AlembicApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(filled, ENCRYPT[:-1] + ", batch=3)")
+    for tenant in ("acme", "glob"):
+        world.vault.evict(tenant)
+    calls, real = [], type(world.kms).unwrap
+
+    def unwrap(self: Any, key: Any, *arguments: Any) -> bytes:
+        calls.append(key.arn)
+        return real(self, key, *arguments)
+
+    monkeypatch.setattr(type(world.kms), "unwrap", unwrap)
+    filled.upgrade(Sealed.metadata)
+    assert sorted(calls) == sorted(world.keys.values())
+    for tenant in ("acme", "glob"):
+        with world.vault.tenant(tenant) as scope, world.vault._engine.connect() as connection:
+            mine = key_use.c.tenant_uid == scope.renew().identity.tenant_uid
+            reserved = connection.scalar(select(func.sum(key_use.c.reserved)).where(mine, key_use.c.purpose == "data"))
+        assert reserved >= sum(row["tenant_id"] == tenant and row["email"] is not None for row in ROWS)
 
 
 def test_what_stands_over_the_plaintext_is_named(world: World, app: AlembicApp) -> None:
