@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import Engine, Index, create_engine, select, text
+from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
-from tests.support.alembic_app import AlembicApp
 from tests.support.kms_http import Counter
 from tests.support.strict_kms import StrictKms
 
 import pii_vault
 import pii_vault.keyring
-from pii_vault import EncryptedDate, EncryptedString, LocalKms, Vault
+from pii_vault import EncryptedString, LocalKms, Vault
 from pii_vault.errors import UnsupportedOperationError
-from pii_vault.keystore.upgrade import upgrade
 from pii_vault.kms import KmsKey
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -91,52 +89,6 @@ def test_what_the_page_calls_refused_is_refused(line: str, vault: Vault, session
         pytest.raises(UnsupportedOperationError, match="encrypted column"),
     ):
         session.execute(eval(line, dict(_names)))
-
-
-class Searched(DeclarativeBase):
-    pass
-
-
-class SearchedPatient(Searched):
-    __tablename__ = "patients"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str]
-    ward: Mapped[str | None]
-    email: Mapped[str | None] = mapped_column(EncryptedString(index=True))
-    born: Mapped[date | None] = mapped_column(EncryptedDate())
-
-
-Index("uq_patients_email", SearchedPatient.tenant_id, SearchedPatient.email.blind_index, unique=True)  # type: ignore[attr-defined]
-
-
-@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
-@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
-def test_the_pages_environment_and_migrations_run(
-    database_url: str, make_engine: Callable[..., Engine], tmp_path: Path
-) -> None:
-    environment, by_hand, building = python_blocks("sqlalchemy.md", "Alembic")
-    given = "from alembic import context\nBase, engine = (context.config.attributes[x] for x in ('base', 'engine'))\n"
-    engine, kms = make_engine(database_url), LocalKms(tmp_path / "kms.json")
-    upgrade(engine)
-    vault = Vault(database_url, kms=kms)
-    vault.add_tenant("acme", key=kms.create_key())
-    made = sessionmaker(engine)
-    vault.attach(engine, made, tenant_column="tenant_id")
-    app = AlembicApp(tmp_path / "app", make_engine(database_url), env=given + environment, more={"base": Base})
-    revision = app.autogenerate(Base.metadata)
-    assert "sa.LargeBinary()" in revision
-    assert "pii_vault" not in revision
-    with vault.tenant("acme"), made.begin() as session:
-        session.add(Patient(email="a@b.c"))
-    app.more |= {"base": Searched, "vault": vault}
-    given = "from alembic import context\nBase, vault = (context.config.attributes[x] for x in ('base', 'vault'))\n"
-    for each in (by_hand, given + building):
-        app.write_revision(each)
-    app.upgrade(Searched.metadata)
-    app.check(Searched.metadata)
-    with vault.tenant("acme"), made() as session:
-        assert session.scalars(select(SearchedPatient).where(SearchedPatient.email == "a@b.c")).one().id == 1
-    vault.close()
 
 
 def test_every_column_type_is_named() -> None:

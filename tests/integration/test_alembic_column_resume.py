@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, MetaData, String, create_engine, insert, inspect, select, text
+from sqlalchemy import Engine, MetaData, String, create_engine, event, insert, inspect, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.alembic_app import AlembicApp
 from tests.support.processes import forking
@@ -62,7 +62,7 @@ def downgrade():
     op.create_index("ix_customers_email", "customers", ["email"], if_not_exists=True)
 """
 
-POINTS = ("added", "batch", "filled", "compared", "swapped", "moved")
+POINTS = ("added", "batch", "filled", "compared", "half", "swapped", "moved")
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
@@ -91,13 +91,24 @@ def then_die(owner: Any, name: str, *, calls: int = 1) -> None:
     setattr(owner, name, call)
 
 
-PLACES: dict[str, Callable[[], None]] = {
-    "added": lambda: then_die(moving.Move, "_add"),
-    "batch": lambda: then_die(Filling, "_write", calls=3),
-    "filled": lambda: setattr(moving, "alone", die),
-    "compared": lambda: setattr(moving, "swap", die),
-    "swapped": lambda: then_die(moving, "swap"),
-    "moved": lambda: then_die(moving.Move, "do"),
+def die_halfway(engine: Engine) -> None:
+    """Die when a column or a table is gone, and the other one does not have its name yet."""
+
+    def look(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        if sql.strip().startswith("ALTER TABLE") and " RENAME " in sql:
+            die()
+
+    event.listen(engine, "before_cursor_execute", look)
+
+
+PLACES: dict[str, Callable[[Engine], object]] = {
+    "added": lambda _: then_die(moving.Move, "_add"),
+    "batch": lambda _: then_die(Filling, "_write", calls=3),
+    "filled": lambda _: setattr(moving, "alone", die),
+    "compared": lambda _: setattr(moving, "swap", die),
+    "half": die_halfway,
+    "swapped": lambda _: then_die(moving, "swap"),
+    "moved": lambda _: then_die(moving.Move, "do"),
 }
 
 
@@ -105,7 +116,7 @@ def run_and_be_killed(url: str, keys: str, kms: Path, folder: Path, way: str, po
     vault, engine = Vault(keys, kms=LocalKms(kms)), create_engine(url)
     app = AlembicApp(folder, engine, {"pii_vault": vault})
     app.write_revision(REVISION)
-    PLACES[point]()
+    PLACES[point](engine)
     run(app, way)
 
 
@@ -138,6 +149,8 @@ def indexes(engine: Engine) -> set[str]:
 def test_it_goes_on_where_it_was_killed(
     world: World, make_engine: Callable[..., Engine], tmp_path: Path, way: str, point: str
 ) -> None:
+    if point == "half" and world.engine.dialect.name == "mariadb":
+        pytest.skip("there it is one statement")
     app = AlembicApp(tmp_path / "app", make_engine(world.url), {"pii_vault": world.vault})
     app.write_revision(REVISION)
     with world.engine.begin() as connection:

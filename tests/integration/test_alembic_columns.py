@@ -172,6 +172,9 @@ def differences(engine: Engine, metadata: MetaData) -> list[Any]:
 def test_a_column_is_sealed_with_its_values_and_opened_again(world: World, filled: AlembicApp) -> None:
     write(filled, f"{ENCRYPT}\n{INDEX}\n{LAST4}", f"{UNINDEX}\n{UNLAST4}\n{DECRYPT}")
     filled.upgrade(Sealed.metadata)
+    for tenant in ("acme", "glob"):  # written down before anything is sealed, and not by the first search
+        slots = {(each.context, each.number) for each in world.vault._store.load(tenant).slots}
+        assert slots == {("customers.email", 0), ("customers.email", 1)}
     assert opened(world) == expected()
     assert {key for key, value in stored(world.engine).items() if value is None} == {2, 6}
     assert all(parse(value).tokens == 2 for value in stored(world.engine).values() if value is not None)
@@ -420,7 +423,8 @@ def test_every_value_is_compared_before_the_plaintext_goes(
         with world.engine.begin() as connection:
             rows = connection.execute(text("SELECT id, pii_vault_sealed_email FROM customers")).all()
             sealed = {key: None if value is None else bytes(value) for key, value in rows}
-            for key, value in ((1, sealed[10]), (4, (sealed[4] or b"")[:-1] + b"!"), (11, None), (6, sealed[10])):
+            broken = (sealed[4] or b"")[:-1] + b"!"
+            for key, value in ((1, sealed[10]), (12, sealed[11]), (4, broken), (11, None), (6, sealed[10])):
                 update = text("UPDATE customers SET pii_vault_sealed_email = :value WHERE id = :key")
                 connection.execute(update, {"key": key, "value": value})
 
@@ -476,6 +480,21 @@ def test_keys_are_counted_and_the_kms_is_asked_once_for_each_tenant(
             mine = key_use.c.tenant_uid == scope.renew().identity.tenant_uid
             reserved = connection.scalar(select(func.sum(key_use.c.reserved)).where(mine, key_use.c.purpose == "data"))
         assert reserved >= sum(row["tenant_id"] == tenant and row["email"] is not None for row in ROWS)
+
+
+def test_a_type_that_got_an_index_meanwhile_is_followed(
+    world: World, filled: AlembicApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sealed before the migration was ended has no tokens."""
+    write(filled, ENCRYPT.replace(KIND, "EncryptedString()"))
+    with monkeypatch.context() as patched:
+        between(patched, lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            filled.upgrade(Sealed.metadata)
+    (filled.folder / "versions" / "r1_by_hand.py").unlink()
+    write(filled, ENCRYPT)
+    filled.upgrade(Sealed.metadata)
+    assert all(parse(value).tokens == 2 for value in stored(world.engine).values() if value is not None)
 
 
 def test_what_stands_over_the_plaintext_is_named(world: World, app: AlembicApp) -> None:
