@@ -178,7 +178,7 @@ def _literal(key: Key) -> Any:
 
 def rows_of(engine: Engine, target: Target, mine: ColumnElement[bool] | None = None) -> Rows:
     """Return the rows of a table, in the fastest way that its database and driver have."""
-    if engine.dialect.name == "postgresql" and engine.dialect.driver == "psycopg":
+    if engine.dialect.name == "postgresql" and engine.dialect.driver == "psycopg" and not engine.dialect.is_async:
         from .rows_psycopg import PsycopgRows
 
         return PsycopgRows(engine, target, mine)
