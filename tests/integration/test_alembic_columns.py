@@ -554,6 +554,49 @@ def test_a_table_that_cannot_be_sealed_says_why(world: World, app: AlembicApp, m
         app.upgrade(Sealed.metadata)
 
 
+def test_what_the_database_makes_of_the_column_is_named(world: World, app: AlembicApp) -> None:
+    made = "CREATE TABLE customers (id INTEGER PRIMARY KEY, tenant_id VARCHAR(9), email VARCHAR(50), "
+    execute(world.engine, f"{made} domain VARCHAR(50) GENERATED ALWAYS AS (lower(email)) STORED)")
+    write(app, ENCRYPT)
+    with pytest.raises(ConfigurationError, match=r"the database makes 'domain' of customers\.email"):
+        app.upgrade(Sealed.metadata)
+
+
+def test_a_lost_connection_is_said_and_the_rest_is_done_later(
+    postgres_url: str,
+    world_on: Callable[..., World],
+    make_engine: Callable[..., Engine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = world_on(postgres_url, Plain.metadata)
+    insert(world.engine, ROWS)
+    app = AlembicApp(tmp_path / "app", make_engine(world.url), {"pii_vault": world.vault})
+    write(app, ENCRYPT[:-1] + ", batch=4)")
+    real, calls = Rows.write, []
+
+    def lose(self: Any, connection: Any, *arguments: Any, **kw: Any) -> int:
+        calls.append(None)
+        if len(calls) == 2:
+            pid = connection.scalar(text("SELECT pg_backend_pid()"))
+            execute(world.engine, f"SELECT pg_terminate_backend({pid})")
+        return real(self, connection, *arguments, **kw)
+
+    monkeypatch.setattr(Rows, "write", lose)
+    with pytest.raises(ConfigurationError, match=r"table 'customers' cannot be read or written: the connection"):
+        app.upgrade(Sealed.metadata)
+    app.upgrade(Sealed.metadata)
+    assert opened(world) == expected()
+
+
+def test_an_operation_can_be_given_its_vault(world: World, filled: AlembicApp) -> None:
+    filled.options.clear()
+    filled.more["vault"] = world.vault
+    write(filled, ENCRYPT[:-1] + ", vault=context.config.attributes['vault'])")
+    filled.upgrade(Sealed.metadata)
+    assert opened(world) == expected()
+
+
 def test_null_is_refused_where_there_is_to_be_none(world: World, filled: AlembicApp) -> None:
     write(filled, ENCRYPT[:-1] + ", nullable=False)")
     with pytest.raises(BackfillError, match="2 rows of customers have NULL in 'email'"):

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Dialect
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, StatementError
 
 from ..errors import BackfillError, ConfigurationError, EncodingError, OpenError, PiiVaultError
 from ..orm.engine import warm
@@ -290,7 +290,9 @@ class Filling:
             with transaction() as connection:
                 return do(connection)
 
-        return with_retries(once)
+        with suppress(PendingRollbackError):  # what was set on the connection is lost with it, so there is no other one
+            return with_retries(once)
+        raise self._unable("the connection was lost")
 
     def _unable(self, failure: str) -> ConfigurationError:
         return ConfigurationError(

@@ -167,6 +167,12 @@ class Move:
                 f"op.{work.name}: {where} is part of {', '.join(keys) or 'what says whose rows these are'}",
                 hint="a sealed value is no key: give the table another one first",
             )
+        made = self.found.made_of(column)
+        if made:
+            raise ConfigurationError(
+                f"op.{work.name}: the database makes {', '.join(map(repr, made))} of {where}",
+                hint="drop what is made of it first; op.drop_blind_index does so for the columns that hold tokens",
+            )
         over = self.found.over(column)
         kept = [each for each in over if not (each.name in work.drops or (each.name is None and each.alone))]
         if kept:

@@ -76,6 +76,11 @@ class FoundTable:
                 found.append(f"the foreign key {each['name'] or 'to ' + str(each['referred_table'])!r}")
         return found
 
+    def made_of(self, column: str) -> list[str]:
+        """Return the generated columns that the database makes of a column."""
+        computed = {name: each["computed"]["sqltext"] for name, each in self.columns.items() if "computed" in each}
+        return [name for name, sql in computed.items() if mentions(str(sql), column)]
+
     def _indexes(self, column: str) -> list[Over]:
         if self._connection.dialect.name == "sqlite":
             found = sqlite.statements(self._connection, self.name, self.schema, "index")

@@ -7,7 +7,7 @@ map, a role.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -28,15 +28,21 @@ def committed(operations: Operations, name: str) -> Iterator[None]:
     Raises:
         ConfigurationError: the transaction is not the migration's own.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(operations.migration_context.autocommit_block())
-        except AssertionError:
-            raise ConfigurationError(
-                f"op.{name} commits what the migration has done before, and the transaction is not the migration's",
-                hint="in env.py, connect with engine.connect() and use context.begin_transaction()",
-            ) from None
+    block = operations.migration_context.autocommit_block()
+    try:
+        block.__enter__()
+    except AssertionError:
+        raise ConfigurationError(
+            f"op.{name} commits what the migration has done before, and the transaction is not the migration's",
+            hint="in env.py, connect with engine.connect() and use context.begin_transaction()",
+        ) from None
+    try:
         yield
+    except BaseException as error:
+        with suppress(Exception):  # a connection that was lost would say so, and nothing else
+            block.__exit__(type(error), error, error.__traceback__)
+        raise
+    block.__exit__(None, None, None)
 
 
 @contextmanager
