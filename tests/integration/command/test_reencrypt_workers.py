@@ -94,8 +94,9 @@ def test_a_kms_that_refuses_a_worker_is_said_as_without_workers(postgres_app: Ap
 
 
 def test_ctrl_c_lets_workers_finish_what_they_have_begun(postgres_app: Application) -> None:
+    """At a rate, lest the other worker is through with everything before Ctrl-C comes."""
     app, again = postgres_app, (*begun(postgres_app, 1000), *TWO, "--batch", "10")
-    told = stopped_at_row(app, 700, *again, patient=True)
+    told = stopped_at_row(app, 200, *again, "--rate", "200", patient=True)
     found = re.fullmatch(
         r"pii-vault: stopped: at least (\d+) of 1,020 rows of tenant 'acme' are done; the same command goes on from "
         r"there\n",
