@@ -151,7 +151,8 @@ def _check_workers(engine: Where, workers: int | None, scheduler: str | None) ->
 
 
 def _check_tenant_column(tables: MetaData, tenant_column: str | None) -> None:
-    if tenant_column is not None and not any(tenant_column in each.columns for each in tables.tables.values()):
+    named = {column.name for table in tables.tables.values() for column in table.columns}
+    if tenant_column is not None and tenant_column not in named:
         raise ConfigurationError(
             f"no table of the metadata has a column {tenant_column!r}",
             hint="give --tenant-column as the tables name it",
