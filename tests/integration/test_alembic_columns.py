@@ -343,11 +343,15 @@ def test_a_value_that_does_not_fit_the_plain_type_stays_sealed(world: World, fil
     assert revision(world.engine) == "r1"
 
 
+def tampered(sealed: bytes) -> bytes:
+    return sealed[:-1] + bytes((sealed[-1] ^ 1,))
+
+
 def test_a_value_that_was_tampered_with_is_named_and_stays(world: World, filled: AlembicApp) -> None:
     write(filled, ENCRYPT, DECRYPT)
     filled.upgrade(Sealed.metadata)
     with world.engine.begin() as connection:
-        broken = bytes(stored(world.engine)[1] or b"")[:-1] + b"x"
+        broken = tampered(bytes(stored(world.engine)[1] or b""))
         connection.execute(text("UPDATE customers SET email = :broken WHERE id = 1"), {"broken": broken})
         other = stored(world.engine)[10]
         connection.execute(text("UPDATE customers SET email = :other WHERE id = 3"), {"other": other})
@@ -423,7 +427,7 @@ def test_every_value_is_compared_before_the_plaintext_goes(
         with world.engine.begin() as connection:
             rows = connection.execute(text("SELECT id, pii_vault_sealed_email FROM customers")).all()
             sealed = {key: None if value is None else bytes(value) for key, value in rows}
-            broken = (sealed[4] or b"")[:-1] + b"!"
+            broken = tampered(sealed[4] or b"")
             for key, value in ((1, sealed[10]), (12, sealed[11]), (4, broken), (11, None), (6, sealed[10])):
                 update = text("UPDATE customers SET pii_vault_sealed_email = :value WHERE id = :key")
                 connection.execute(update, {"key": key, "value": value})

@@ -241,7 +241,8 @@ def test_a_kms_that_refuses_stops_a_reencryption_before_anything_is_changed(worl
 def test_a_value_that_cannot_be_sealed_anew_is_named(world: World, app: AlembicApp) -> None:
     world.vault.rotate("acme")
     with world.engine.begin() as connection:
-        broken = stored(world, "email")[2][:-1] + b"x"
+        sealed = stored(world, "email")[2]
+        broken = sealed[:-1] + bytes((sealed[-1] ^ 1,))
         connection.execute(text("UPDATE customers SET email = :broken WHERE id = 2"), {"broken": broken})
     app.write("op.reencrypt('customers')")
     with pytest.raises(BackfillError, match=r"tenant 'acme', customers\.email of row 2: "):
