@@ -199,6 +199,19 @@ def test_what_somebody_wrote_past_everything_stays_beside_what_moves(world: Worl
     assert stored(world, "acme")[1][2] in ("plain text", b"plain text")
 
 
+def test_a_broken_value_of_the_newest_key_is_not_this_job_s_however_rows_are_read(world: World) -> None:
+    """Its header says that it is not left, so it is not named: neither between rows that are left, nor alone."""
+    with world.session() as session:
+        session.execute(update(Person).where(Person.id == 4).values(note="newest"))
+    people = Table("people", MetaData(), Column("id"), Column("note", LargeBinary))
+    with world.engine.begin() as connection:
+        sealed = bytes(connection.scalar(select(people.c.note).where(people.c.id == 4)))
+        connection.execute(update(people).where(people.c.id == 4).values(note=sealed[:30]))
+    for _ in range(2):
+        assert (run(world, batch=5).left, run(world, batch=5).problems) == (0, ())
+    assert stored(world, "acme")[3][2] == sealed[:30]
+
+
 def test_what_somebody_writes_meanwhile_stays(world: World) -> None:
     original, done = resealing.Resealing._write, list[bool]()
 

@@ -38,52 +38,60 @@ class Where(StrEnum):
     DASK = "dask"
 
 
+TenantColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant-column",
+        metavar="NAME",
+        help="The column that says whose row it is. With it, values in a tenant's rows that were not sealed for it are "
+        "counted.",
+    ),
+]
+
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", metavar="N", min=1, max=10_000, help="So many rows at a time; 2,000 by default."),
+]
+
+Rate = Annotated[float | None, typer.Option("--rate", metavar="N", min=0.1, help="So many rows a second at most.")]
+
+MaxLag = Annotated[
+    float | None,
+    typer.Option(
+        "--max-lag", metavar="SECONDS", min=0, help="Wait while a replica is further behind than that. PostgreSQL only."
+    ),
+]
+
+Workplace = Annotated[
+    Where, typer.Option("--engine", help="Where the workers are: processes of this machine, or a Dask cluster.")
+]
+
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, max=64, help="So many processes of this machine; 1 by default."),
+]
+
+Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", metavar="ADDRESS", help="The Dask scheduler, such as tcp://scheduler:8786.")
+]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count what is left and reckon the time, and write nothing.")]
+
+
 @app.command("reencrypt")
 def reencrypt(
     metadata: options.Metadata,
     name: options.TenantOrAll = None,
     every: options.Every = False,
     application_url: options.ApplicationUrl = None,
-    tenant_column: Annotated[
-        str | None,
-        typer.Option(
-            "--tenant-column",
-            metavar="NAME",
-            help="The column that says whose row it is. With it, values in a tenant's rows that were not sealed for it "
-            "are counted.",
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option("--batch", metavar="N", min=1, max=10_000, help="So many rows at a time; 2,000 by default."),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option("--rate", metavar="N", min=0.1, help="So many rows a second at most.")
-    ] = None,
-    max_lag: Annotated[
-        float | None,
-        typer.Option(
-            "--max-lag",
-            metavar="SECONDS",
-            min=0,
-            help="Wait while a replica is further behind than that. PostgreSQL only.",
-        ),
-    ] = None,
-    engine: Annotated[
-        Where,
-        typer.Option("--engine", help="Where the workers are: processes of this machine, or a Dask cluster."),
-    ] = Where.LOCAL,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", metavar="N", min=1, max=64, help="So many processes of this machine; 1 by default."),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option("--scheduler", metavar="ADDRESS", help="The Dask scheduler, such as tcp://scheduler:8786."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what is left and reckon the time, and write nothing.")
-    ] = False,
+    tenant_column: TenantColumn = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    max_lag: MaxLag = None,
+    engine: Workplace = Where.LOCAL,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    dry_run: DryRun = False,
     database_url: options.DatabaseUrl = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,

@@ -108,7 +108,7 @@ class LocalCrew(Crew):
         # Spawned: a fork would take along connections, locks and keys of this process.
         spawning, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(self.size, mp_context=spawning, initializer=_begin)
-        with _impatient(others):
+        with _impatient(others):  # while parts that have begun are waited for
             try:
                 with _impatient(others):
                     for future in as_completed([pool.submit(_do, self._task, part) for part in parts]):
