@@ -28,6 +28,7 @@
     ├── KeyLimitError                   the key has sealed as many values as it may, or may not be counted now
     ├── AuditError                      the audit log is not what was written
     ├── BackfillError                   a column cannot be sealed, or opened, row by row; names the rows
+    ├── AdoptionError                   a plaintext column is not so far on its way to a sealed one
     ├── KeyStateError                   the key's state forbids this use
     ├── KeyStoreError                   the key store's database failed or does not fit this release
     │   ├── KeyStoreBehindError         a replica was asked that does not know yet what the primary knows: try again
@@ -201,6 +202,10 @@ class KeyLimitError(PiiVaultError):
 
 class BackfillError(PiiVaultError):
     """A column was not sealed, or not opened, for all of its rows. What was there before is there still."""
+
+
+class AdoptionError(PiiVaultError):
+    """A plaintext column that becomes a sealed one is not at the stage that this needs, or not as its stage says."""
 
 
 class AuditError(PiiVaultError):

@@ -27,6 +27,7 @@ from ..kms import KmsProvider
 from ..metering import Metering
 from ..sealing import Keyset, no_active_key
 from ..telemetry import Lookup, Reason, Telemetry
+from .adoptions import Adoptions
 from .crew import Crew
 from .fetching import Fetching
 from .loading import Loader, behind_primary
@@ -53,6 +54,7 @@ class Keyring:
         clock: The two clocks.
         fetching: Who fetches and who waits, for `coroutines`.
         crew: Threads that fetch for them.
+        adoptions: How far the adoption of plaintext columns is.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Keyring:
         self._notices: Final = Notices(store, self.clock.monotonic)
         self._memory: Final = Memory(size, self.clock, self._telemetry)
         self.fetching: Final = Fetching(self._memory, self._loader, self._notices, size, self.clock, self._telemetry)
+        self.adoptions: Final = Adoptions(store, self.clock.monotonic)
         self._begin()
         _keyrings.add(self)
 

@@ -11,6 +11,7 @@ from ..blind_index import SlotRecord
 from ..chain import ChainRecord, Entry
 from ..context import Identity
 from ..keys import KekRecord, KeyRecord, KeyState, Policy, Purpose, TenantRecord
+from ..stages import AdoptionRecord, Stage
 from .schema import audit, audit_chains, keks, key_use, keys, policies, tenants
 
 KEY_COLUMNS: Final = (
@@ -100,6 +101,23 @@ def chain_record(row: Row[Any]) -> ChainRecord | None:
 def slot_record(row: Any) -> SlotRecord:
     """Return what is known of a slot from a row."""
     return SlotRecord(row.context, row.number, row.index_name, row.form, row.ready_at, row.settled)
+
+
+def adoption_record(row: Any) -> AdoptionRecord:
+    """Return a step of an adoption from a row."""
+    return AdoptionRecord(
+        row.context,
+        row.number,
+        Stage(row.stage),
+        row.table_name,
+        row.plaintext,
+        row.sealed,
+        row.fallback_until,
+        row._mapping["rows"],
+        row.made_at,
+        row.made_by,
+        row.reason,
+    )
 
 
 def entry(row: Any) -> Entry:

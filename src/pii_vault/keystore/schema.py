@@ -36,8 +36,9 @@ from sqlalchemy import (
 )
 
 from ..keys import TRANSITIONS, KeyState
+from ..stages import Stage
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """Every revision in `migrations/versions`, oldest first."""
 
 REVISION: Final = REVISIONS[-1]
@@ -78,6 +79,7 @@ metadata = MetaData(
 )
 
 _STATES = ", ".join(f"'{state}'" for state in KeyState)
+_STAGES = ", ".join(f"'{stage}'" for stage in Stage)
 
 revision = Table(
     "pii_vault_revision",
@@ -249,6 +251,26 @@ index_slots = Table(
 )
 """What stands in the slots of a tenant's sealed values, and since when no value lacks its token there."""
 
+adoptions = Table(
+    "pii_vault_adoptions",
+    metadata,
+    Column("context", String(255), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("table_name", String(255), nullable=False),
+    Column("plaintext", String(255), nullable=False),
+    Column("sealed", String(255), nullable=False),
+    Column("fallback_until", UtcDateTime),
+    Column("rows", BigInteger),
+    Column("made_at", UtcDateTime, nullable=False),
+    Column("made_by", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("context", "number"),
+    CheckConstraint("number >= 1", name="number"),
+    CheckConstraint(f"stage IN ({_STAGES})", name="stage"),
+)
+"""How plaintext columns became sealed ones: the steps of each, of which the last one says where it stands."""
+
 evicted = Index("ix_pii_vault_tenants_evicted", tenants.c.evicted)
 
 one_active_key = Index(
@@ -347,6 +369,14 @@ _RULES: Final = {
         "",
         "OLD.seq = OLD.seq",
         "audit entries are never changed",
+    ),
+    "adoptions": _Rules(
+        "steps of adoptions",
+        ("context", "number"),
+        None,
+        "",
+        "OLD.number = OLD.number",
+        "steps of adoptions are never changed",
     ),
 }
 

@@ -15,16 +15,17 @@ from datetime import datetime
 from typing import Final
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, Pool, StaticPool, false, insert, inspect, select, text, update
+from sqlalchemy import Connection, Engine, Pool, StaticPool, false, func, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..blind_index import NOTHING, SlotRecord
 from ..chain import Entry
 from ..errors import ConfigurationError, KeyLimitError, KeyStoreBusyError, KeyStoreError, TenantErasedError
 from ..keys import USE_LIMIT, Purpose, TenantRecord
+from ..stages import AdoptionRecord
 from . import rows, schema
 from .change import Change, SupersededError
-from .schema import application, audit, audit_keys, key_use, tenants
+from .schema import adoptions, application, audit, audit_keys, key_use, tenants
 from .schema_change import schema_change
 from .snapshot import (
     KeyStates,
@@ -70,6 +71,8 @@ _HINTS: Final = {
 
 _TABLES_MAY_BE_MISSING: Final = frozenset(("SQLITE_ERROR", "UndefinedTable", "ProgrammingError"))
 
+
+_any_step: Final = adoptions.alias("any_step")
 
 _MORE_WRITES: Final = 3
 """How often something is written down again that another process was faster with."""
@@ -399,6 +402,41 @@ class KeyStore:
         )
         with self._transaction() as connection:
             return [rows.entry(row) for row in connection.execute(query.order_by(audit.c.seq).limit(limit))]
+
+    # How plaintext columns became sealed ones.
+
+    def adoptions(self) -> list[AdoptionRecord]:
+        """Return the last step of each adoption, by context."""
+        newest = select(func.max(_any_step.c.number)).where(_any_step.c.context == adoptions.c.context)
+        query = select(adoptions).where(adoptions.c.number == newest.scalar_subquery()).order_by(adoptions.c.context)
+        with self._transaction() as connection:
+            return [rows.adoption_record(row) for row in connection.execute(query)]
+
+    def adoption_steps(self, context: str) -> list[AdoptionRecord]:
+        """Return all steps of an adoption, in order."""
+        query = select(adoptions).where(adoptions.c.context == context).order_by(adoptions.c.number)
+        with self._transaction() as connection:
+            return [rows.adoption_record(row) for row in connection.execute(query)]
+
+    def add_adoption_step(self, step: AdoptionRecord) -> None:
+        """Store a step.
+
+        Raises:
+            KeyStoreError: another process has stored one of this number.
+        """
+        row = {
+            "table_name": step.table,
+            **rows.values(step, ("context", "number", "stage", "plaintext", "sealed", "fallback_until", "rows")),
+            **rows.values(step, ("made_at", "made_by", "reason")),
+        }
+        try:
+            with self._transaction() as connection:
+                connection.execute(insert(adoptions).values(row))
+        except IntegrityError:
+            raise KeyStoreError(
+                f"somebody else has just taken a step with the adoption of {step.context!r}",
+                hint="look where it stands now: pii-vault adopt status",
+            ) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -15,6 +15,7 @@ from sqlalchemy.schema import ColumnCollectionConstraint
 from sqlalchemy.sql.elements import ClauseElement, _truncated_label
 from sqlalchemy.types import TypeEngine
 
+from .. import encoding
 from ..blind_index import INDEX, BlindIndex, Slot, Token, declared, slots_of
 from ..context import context_id
 from ..encoding import Encoding
@@ -52,6 +53,12 @@ class EncryptedType(TypeDecorator[T]):
     cache_ok = True
     comparator_factory: Any = SealedComparator
 
+    adopts: str | None = None
+    """The plaintext column of the same table whose values it takes over."""
+
+    falls_back: bool = False
+    """Whether a read may take the plaintext where no value was sealed yet."""
+
     home: tuple[Table, str] | None = None
     """The table that the column belongs to, and the column's name there."""
 
@@ -78,7 +85,7 @@ class EncryptedType(TypeDecorator[T]):
             return self._cache_key
         # SQLAlchemy takes the arguments of the constructor, but not keyword-only ones.
         key: Any = super()._static_cache_key
-        more = (("context", self.context), ("tokens", self._declared))
+        more = (("context", self.context), ("tokens", self._declared), ("adopts", self.adopts, self.falls_back))
         found = (*key, *more) if isinstance(key, tuple) else key
         if self.home is not None:  # else its context is not known yet
             self._cache_key = found
@@ -167,6 +174,30 @@ class EncryptedType(TypeDecorator[T]):
             }
         return config
 
+    def adopting(self, plaintext: str, *, falls_back: bool = False) -> Self:
+        """Return a type like this one for a column that takes over the values of a plaintext column of its table.
+
+        Whoever writes one of the two columns writes both, in one statement. The sealed column is read only when
+        `pii-vault adopt` has come to the stage *switched*. docs/adoption.md tells the whole way.
+
+        Args:
+            plaintext: The plaintext column's name in the database. Unless `context` was given, values are sealed for
+                ``table.plaintext``: the context that the column would have in its place.
+            falls_back: Whether the column may be read before, taking the plaintext where no value was sealed yet. That
+                has to be allowed too, for a time: `pii-vault adopt fallback`. For text only.
+
+        Raises:
+            ConfigurationError: `falls_back` for values that are not text.
+        """
+        if falls_back and self.encoding().codecs != (encoding.TEXT,):
+            raise ConfigurationError(
+                f"{type(self).__name__} cannot fall back to a plaintext column: only text can",
+                hint="leave out falls_back, and read the plaintext column until the switch",
+            )
+        own = self.copy()
+        own.adopts, own.falls_back, own._cache_key = plaintext, falls_back, None
+        return own
+
     def within(self, context: str) -> Self:
         """Return a type like this one outside of any table, for values of a context, unless it has been given one."""
         return self.bound_to(self.context if self._context_is_given else context)
@@ -210,7 +241,7 @@ def _bind_to_table(column: Column[Any], table: Any) -> None:
         )
     own: EncryptedType[Any] = column.type.copy()
     if not own._context_is_given:
-        own.context = context_id(table.name, column.name)
+        own.context = context_id(table.name, own.adopts or column.name)
     own.home, own._slots, own._cache_key = (table, column.name), None, None
     column.type = own
     _refuse_impossible(column, table)
