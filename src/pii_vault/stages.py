@@ -33,13 +33,13 @@ class Stage(StrEnum):
     RETIRED = "retired"
     """Nobody needs to write the plaintext any longer; it is emptied where only the sealed column is written."""
 
-    DROPPED = "dropped"
-    """The plaintext column and the guard are gone."""
+    EMPTIED = "emptied"
+    """No row holds a plaintext any longer, and the guard is gone: the plaintext column can be dropped."""
 
     @property
     def sealed_counts(self) -> bool:
         """Whether the sealed column may be read: each of its values is there, and the newest."""
-        return self in (Stage.SWITCHED, Stage.RETIRED, Stage.DROPPED)
+        return self in (Stage.SWITCHED, Stage.RETIRED, Stage.EMPTIED)
 
 
 _ORDER: Final = (
@@ -49,7 +49,7 @@ _ORDER: Final = (
     Stage.VERIFIED,
     Stage.SWITCHED,
     Stage.RETIRED,
-    Stage.DROPPED,
+    Stage.EMPTIED,
 )
 
 
@@ -60,8 +60,9 @@ def following(stage: Stage) -> Stage | None:
 
 
 def preceding(stage: Stage) -> Stage | None:
-    """Return the stage before this one; None before the first, and where there is no way back."""
-    return None if stage in (Stage.NONE, Stage.DROPPED) else _ORDER[_ORDER.index(stage) - 1]
+    """Return the stage before this one; None before the first."""
+    place = _ORDER.index(stage)
+    return _ORDER[place - 1] if place else None
 
 
 @dataclass(frozen=True, slots=True)

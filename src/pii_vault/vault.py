@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Engine, MetaData
 
 from . import primitives
+from .adoption.adopt import Adoption, adoptions
 from .audit.ledger import Ledger
 from .audit.reading import AuditLog
 from .errors import ConfigurationError
@@ -382,6 +383,29 @@ class Vault(KeyLife):
         dropped = self._store.unset_ready(tenant, context, slot)
         self._keyring.evict(tenant)
         return dropped
+
+    def adoption(
+        self, context: str, *, metadata: MetaData, engine: Engine, tenant_column: str | None = None
+    ) -> Adoption:
+        """Return the adoption of a plaintext column by a sealed one: where it stands, its next step, the one back.
+
+        Args:
+            context: The context id of the sealed column, by default that of the plaintext column: ``customers.email``.
+            metadata: The application's tables.
+            engine: On the application's database, as a user who may create triggers there.
+            tenant_column: The column that says whose row it is; by default the one that the engine is attached with.
+
+        Raises:
+            AdoptionError: no model declares it, and it was never begun.
+            ConfigurationError: nobody says whose rows are whose.
+        """
+        attachment = attached(engine.dialect)
+        column = tenant_column or (attachment.tenant_column if attachment is not None else None)
+        return Adoption(self._parts, self.tenant, self.default_tenant, engine, metadata, context, column)
+
+    def adoptions(self, metadata: MetaData) -> list[str]:
+        """Return the names of all adoptions: those that models declare with ``adopting``, and those that were begun."""
+        return adoptions(self._parts, metadata)
 
     @contextmanager
     def _reaching(self, engine: Engine, scope: Scope) -> Iterator[Scope]:

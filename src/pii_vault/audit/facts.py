@@ -35,6 +35,7 @@ class Event(StrEnum):
     KMS_DELETION_SCHEDULED = "kms.deletion_scheduled"
     KEK_REWRAPPED = "kek.rewrapped"
     KEK_REPLACED = "kek.replaced"
+    COLUMN_ADOPTION = "column.adoption"
 
 
 def facts(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -41,6 +42,21 @@ _REFUSALS: Final = (StatementError, ValueError, TypeError, OverflowError)
 
 Transaction = Callable[[], AbstractContextManager[Connection]]
 """Begins a transaction, and commits it in the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a batch of rows came to.
+
+    Attributes:
+        rows: How many rows with a value were compared.
+        empty: How many of them had none in the other column.
+        different: The primary keys of those that had another one there.
+    """
+
+    rows: int
+    empty: int
+    different: tuple[str, ...]
 
 
 class Filling:
@@ -87,6 +103,37 @@ class Filling:
                 telemetry().resealed(self._place.name, written)
                 yield written
         self._refuse_problems()
+
+    def compare(self, transaction: Transaction) -> Iterator[Compared]:
+        """Go through the table once and compare the two values of each row, beside others' writes.
+
+        Where they differ, or the one that is written is not there, it is written anew. Yields what was found, batch by
+        batch.
+
+        Raises:
+            BackfillError: a value cannot be moved; names the rows. The others were compared.
+            ConfigurationError: the table cannot be read or written.
+        """
+        for read in self._reads(transaction, self.rows.any):
+            # Both values of a row were read by one statement, and are always written by one: none is half written.
+            different = self._different(read)
+            wrong = [row for row in different if row.target is not None]
+            if different:
+                self._write(transaction, self._moved(Read(different, read.take, read.take_target)), again=True)
+            keys = tuple(", ".join(map(str, row.key)) for row in wrong)
+            yield Compared(len(read.rows), len(different) - len(wrong), keys)
+        self._refuse_problems()
+
+    def wipe(self, transaction: Transaction) -> Iterator[int]:
+        """Write NULL into the column that is read, where the other one holds a value; yield how many rows each time.
+
+        Raises:
+            ConfigurationError: the table cannot be read or written.
+        """
+        after: Key | None = None
+        while keys := self._in(transaction, partial(self.rows.full, after=after, limit=self._batch)):
+            yield self._in(transaction, partial(self.rows.wipe, keys=keys))
+            after = keys[-1]
 
     def finish(self, transaction: Transaction) -> int:
         """Compare every row's two values, and mend what others have changed; return how many values there are.

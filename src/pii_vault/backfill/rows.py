@@ -186,6 +186,18 @@ class Rows:
         """Return how many rows meet a condition."""
         return int(connection.scalar(select(func.count()).select_from(self._table).where(which)) or 0)
 
+    def full(self, connection: Connection, after: Key | None, limit: int) -> list[Key]:
+        """Return the keys of the first rows behind a key that hold a value in both columns."""
+        query: Any = select(*self._key).where(self.any, self.written, *self._between(after, None))
+        return [tuple(each) for each in connection.execute(query.order_by(*self._key).limit(limit))]
+
+    def wipe(self, connection: Connection, keys: Sequence[Key]) -> int:
+        """Write NULL into the column that is read, where the other one holds a value; return in how many rows."""
+        parameters = [{f"key_{i}": each for i, each in enumerate(key)} for key in keys]
+        mine = [each == bindparam(f"key_{i}", type_=NullType()) for i, each in enumerate(self._key)]
+        statement = update(self._table).where(*mine, self.written).values({self._read.name: None})
+        return max(connection.execute(statement, parameters).rowcount, 0)
+
     def owners(self, connection: Connection) -> list[tuple[Any, int]]:
         """Return whose rows hold values, and how many."""
         if self._owner is None:

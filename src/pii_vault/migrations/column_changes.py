@@ -15,11 +15,11 @@ from alembic.autogenerate.render import render_op, renderers
 from alembic.operations import MigrateOperation, ops
 from sqlalchemy import Column, LargeBinary, MetaData, Table, TypeDecorator, select
 
+from ..backfill.plain_types import encrypted_type
 from ..envelope import parse
 from ..errors import FormatError
 from ..orm.encrypted_type import EncryptedType
 from .columns import ColumnOp, DecryptColumnOp, EncryptColumnOp
-from .plain_types import encrypted_type
 from .settings import attached_tenant_column
 from .tables import is_binary
 

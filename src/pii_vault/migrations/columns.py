@@ -11,13 +11,14 @@ from sqlalchemy.dialects.mysql import LONGBLOB
 from sqlalchemy.types import TypeEngine
 
 from ..backfill.filling import BATCH
+from ..backfill.names import own_name
+from ..backfill.plain_types import reading_type
 from ..backfill.sides import Plain, Sealed
 from ..context import context_id
 from ..errors import ConfigurationError
 from ..orm.encrypted_type import EncryptedType
 from ..orm.types import EncryptedBytes
-from .moving import Move, Work, temporary
-from .plain_types import reading_type
+from .moving import Move, Work
 from .settings import keyring_of, refuse_sql, vault_of
 from .transactions import MYSQL
 
@@ -209,7 +210,7 @@ class DecryptColumnOp(ColumnOp):
 def _encrypt(operations: Operations, operation: EncryptColumnOp) -> None:
     move, vault = _move(operations, operation, "encrypt_column")
     name, kind = operation.column_name, _kind(operation)
-    new = Sealed(temporary("sealed", name), kind, keyring_of(vault))
+    new = Sealed(own_name("sealed", name), kind, keyring_of(vault))
     there = move.found.columns
     if new.name not in there and move.found.is_binary(name):
         is_sealed = move.is_sealed(Sealed(name, kind, keyring_of(vault)))
@@ -229,7 +230,7 @@ def _decrypt(operations: Operations, operation: DecryptColumnOp) -> None:
     move, vault = _move(operations, operation, "decrypt_column")
     name, kind, plain = operation.column_name, _kind(operation), operation.plain_type
     assert plain is not None
-    new = Plain(temporary("plain", name), reading_type(kind, plain))
+    new = Plain(own_name("plain", name), reading_type(kind, plain))
     sealed = Sealed(name, kind, keyring_of(vault))
     if new.name not in move.found.columns:
         binary = isinstance(kind, EncryptedBytes) and move.found.is_binary(name)

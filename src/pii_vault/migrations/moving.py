@@ -8,7 +8,6 @@ again and goes on.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -33,9 +32,6 @@ from .tables import FoundTable, Over
 from .transactions import alone, committed, transaction
 
 _log = logging.getLogger("pii_vault.migrations")
-
-_LONGEST: Final = 63
-"""A name of PostgreSQL's."""
 
 _TELL_SECONDS: Final = 10.0
 
@@ -199,11 +195,3 @@ class Move:
                 hint="fill them first, or say nullable=True; nothing is changed",
             )
         return False
-
-
-def temporary(what: str, column: str) -> str:
-    """Return the name that a column has until it takes its place: ``pii_vault_sealed_email``."""
-    name = f"pii_vault_{what}_{column}"
-    if len(name.encode()) <= _LONGEST:
-        return name
-    return f"pii_vault_{what}_{hashlib.sha256(column.encode()).hexdigest()[:32]}"

@@ -8,6 +8,7 @@ from typing import Any
 from alembic.operations import MigrateOperation, Operations
 
 from ..backfill.filling import BATCH
+from ..backfill.names import own_name
 from ..backfill.sides import Sealed
 from ..blind_index import Slot
 from ..context import context_id
@@ -15,7 +16,7 @@ from ..errors import ConfigurationError
 from ..orm.encrypted_type import EncryptedType, index_name
 from ..orm.generated import PREFIX
 from .columns import ONLINE, sealed_column
-from .moving import Move, Work, temporary
+from .moving import Move, Work
 from .operations import CreateBlindIndexOp
 from .parts import named_token
 from .settings import keyring_of, refuse_sql, vault_of
@@ -204,7 +205,7 @@ def _seal_anew(operations: Operations, operation: RenameEncryptedColumnOp) -> No
     old, new = operation.column_name, operation.new_column_name
     keyring, kind = keyring_of(vault), operation.type_
     source = Sealed(old, kind.bound_to(operation.before), keyring)
-    target = Sealed(temporary("sealed", new), kind.bound_to(operation.after), keyring)
+    target = Sealed(own_name("sealed", new), kind.bound_to(operation.after), keyring)
     move.do(source, target, sealed_column(operations, new, move.found.columns[old].get("comment")))
 
 

@@ -58,7 +58,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("context", "number", name=op.f("pk_pii_vault_adoptions")),
         sa.CheckConstraint("number >= 1", name=op.f("ck_pii_vault_adoptions_number")),
         sa.CheckConstraint(
-            "stage IN ('none', 'added', 'filled', 'verified', 'switched', 'retired', 'dropped')",
+            "stage IN ('none', 'added', 'filled', 'verified', 'switched', 'retired', 'emptied')",
             name=op.f("ck_pii_vault_adoptions_stage"),
         ),
     )
