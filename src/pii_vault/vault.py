@@ -385,7 +385,13 @@ class Vault(KeyLife):
         return dropped
 
     def adoption(
-        self, context: str, *, metadata: MetaData, engine: Engine, tenant_column: str | None = None
+        self,
+        context: str,
+        *,
+        metadata: MetaData,
+        engine: Engine,
+        tenant_column: str | None = None,
+        tenant: str | None = None,
     ) -> Adoption:
         """Return the adoption of a plaintext column by a sealed one: where it stands, its next step, the one back.
 
@@ -394,14 +400,15 @@ class Vault(KeyLife):
             metadata: The application's tables.
             engine: On the application's database, as a user who may create triggers there.
             tenant_column: The column that says whose row it is; by default the one that the engine is attached with.
+            tenant: The tenant of all rows, where no column says it; by default the application's only one.
 
         Raises:
             AdoptionError: no model declares it, and it was never begun.
-            ConfigurationError: nobody says whose rows are whose.
+            ConfigurationError: a model declares it wrongly.
         """
         attachment = attached(engine.dialect)
-        column = tenant_column or (attachment.tenant_column if attachment is not None else None)
-        return Adoption(self._parts, self.tenant, self.default_tenant, engine, metadata, context, column)
+        column = tenant_column or (attachment.tenant_column if attachment is not None and tenant is None else None)
+        return Adoption(self._parts, self.tenant, tenant or self.default_tenant, engine, metadata, context, column)
 
     def adoptions(self, metadata: MetaData) -> list[str]:
         """Return the names of all adoptions: those that models declare with ``adopting``, and those that were begun."""

@@ -71,7 +71,7 @@ class Adoption:
 
     Raises:
         AdoptionError: nobody knows such a column.
-        ConfigurationError: the models declare it wrongly, or nobody says whose rows are whose.
+        ConfigurationError: the models declare it wrongly.
     """
 
     def __init__(
@@ -90,11 +90,6 @@ class Adoption:
         self.pair: Final = pair_of(context, metadata, parts.store.adoptions())
         self._tenant_column: Final = tenant_column
         self._only: Final = only if tenant_column is None else None
-        if tenant_column is None and only is None:
-            raise ConfigurationError(
-                f"nobody says whose rows those of {self.pair.table_name} are",
-                hint="name the column that does: tenant_column='tenant_id', --tenant-column tenant_id",
-            )
 
     def status(self, *, count: bool = True) -> Status:
         """Say where it stands, and what of that is not so in the database. Changes nothing.
@@ -368,6 +363,11 @@ class Adoption:
         decided(tenant, attempt)
 
     def _moves(self, status: Status, pace: Pace | None, progress: Progress) -> Moves:
+        if self._tenant_column is None and self._only is None:
+            raise ConfigurationError(
+                f"nobody says whose rows those of {self.pair.table_name} are",
+                hint="name the column that does: tenant_column='tenant_id', --tenant-column tenant_id",
+            )
         owners = Owners(self._scopes, self._parts.store.names(), self._only)
         return Moves(
             self._engine,

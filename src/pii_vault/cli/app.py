@@ -16,6 +16,7 @@ ORDER: Final = (
     "rewrap",
     "reencrypt",
     "coverage",
+    "adopt",
     "audit",
     "kms",
     "inspect",
@@ -52,11 +53,13 @@ db = _group("The key store's tables: make them and check them.")
 tenant = _group("Tenants: register customers, say what is agreed with them.")
 key = _group("A tenant's data keys: list, check, rotate and end them.")
 index = _group("Searching encrypted columns: build indexes, replace their key.")
+adopt = _group("Plaintext columns that become sealed ones while the application works.")
 audit = _group("The audit log: read it, verify it, keep its end elsewhere.")
 kms = _group("The KMS: what asking it costs.")
 app.add_typer(tenant, name="tenant")
 app.add_typer(key, name="key")
 app.add_typer(index, name="index")
+app.add_typer(adopt, name="adopt")
 app.add_typer(audit, name="audit")
 app.add_typer(kms, name="kms")
 app.add_typer(db, name="db")

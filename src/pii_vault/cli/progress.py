@@ -31,15 +31,15 @@ class RowsDone:
     """How far a table is.
 
     Attributes:
-        tenant: The tenant's name.
-        table: The table.
-        rows_done: How many rows are sealed anew, since the command began.
+        tenant: The tenant's name; null where rows of all tenants are done.
+        table: The table, or the column.
+        rows_done: How many rows are done, since the command began.
         rows_total: How many there were to do when it began.
         rows_per_second: How many a second since the table was begun; null before the first one.
         seconds_left: How long the rest of the table takes at that pace; null likewise.
     """
 
-    tenant: str
+    tenant: str | None
     table: str
     rows_done: int
     rows_total: int
@@ -48,11 +48,11 @@ class RowsDone:
 
 
 @contextmanager
-def rows_done(tenant: str, *, lines: bool, others: bool = False) -> Iterator[Progress]:
+def rows_done(tenant: str | None, *, lines: bool, others: bool = False) -> Iterator[Progress]:
     """Give a block what it tells how far it is, and say that when somebody stops it.
 
     Args:
-        tenant: The tenant's name.
+        tenant: The tenant's name; None where rows of all tenants are done.
         lines: Whether a program reads it.
         others: Whether other processes do it, and finish rows that nobody hears of when it is stopped.
     """
@@ -69,11 +69,8 @@ def rows_done(tenant: str, *, lines: bool, others: bool = False) -> Iterator[Pro
             yield progress
     except KeyboardInterrupt:
         done, total = map(sum, zip(*counts.values(), strict=True)) if counts else (0, 0)
-        least = "at least " if others else ""
-        output.say(
-            f"stopped: {least}{done:,} of {total:,} rows of tenant {tenant!r} are done; "
-            "the same command goes on from there"
-        )
+        least, whose = "at least " if others else "", f" of tenant {tenant!r}" if tenant is not None else ""
+        output.say(f"stopped: {least}{done:,} of {total:,} rows{whose} are done; the same command goes on from there")
         raise
 
 
@@ -101,12 +98,12 @@ def _between_batches() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _nothing(_tenant: str) -> Iterator[Progress]:
+def _nothing(_tenant: str | None) -> Iterator[Progress]:
     yield lambda table, done, total: None
 
 
 @contextmanager
-def _bars(tenant: str) -> Iterator[Progress]:
+def _bars(tenant: str | None) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
@@ -124,7 +121,8 @@ def _bars(tenant: str) -> Iterator[Progress]:
             if not total:
                 return
             if table not in tasks:
-                tasks[table] = bars.add_task(output.printable(f"{table} of {tenant}"), total=total, speed="")
+                what = f"{table} of {tenant}" if tenant is not None else table
+                tasks[table] = bars.add_task(output.printable(what), total=total, speed="")
             speed = _speed(began, table, done)
             bars.update(tasks[table], completed=done, total=total, speed="" if speed is None else f"{speed:,.0f}/s")
 
@@ -132,7 +130,7 @@ def _bars(tenant: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def _lines(tenant: str) -> Iterator[Progress]:
+def _lines(tenant: str | None) -> Iterator[Progress]:
     began: dict[str, float] = {}
     told: dict[str, tuple[int, float]] = {}
     untold: dict[str, RowsDone] = {}

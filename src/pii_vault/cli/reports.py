@@ -314,6 +314,7 @@ class Cost:
 def kinds() -> dict[str, Any]:
     """Return the type of the document that each command prints with ``--json``; `audit anchor` always does."""
     from ..audit.reading import Anchor
+    from .adoption_reports import AdoptionFound
     from .coverage_reports import Covered
     from .documents import DestroyedKey, Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
     from .erasure_reports import Erased
@@ -348,6 +349,10 @@ def kinds() -> dict[str, Any]:
         "rewrap --all": list[RewrappedTenant],
         "reencrypt": list[Reencrypted],
         "coverage": Covered,
+        "adopt status": list[AdoptionFound],
+        "adopt next": AdoptionFound,
+        "adopt rollback": AdoptionFound,
+        "adopt fallback": AdoptionFound,
         "audit log": list[Entry],
         "audit verify": list[Verified],
         "audit anchor": Anchor,

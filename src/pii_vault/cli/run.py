@@ -13,6 +13,7 @@ import typer
 
 from ..errors import PiiVaultError
 from . import (  # noqa: F401 - they add their commands
+    adopting,
     auditing,
     costing,
     covering,
