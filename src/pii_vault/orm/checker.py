@@ -46,6 +46,7 @@ from sqlalchemy.sql.elements import (
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import Exists, SelectBase, Subquery
 
+from ..errors import UnsupportedOperationError
 from . import search
 from .comparator import refused, refused_tokens
 from .encrypted_type import EncryptedType
@@ -108,6 +109,7 @@ def check_insert(statement: Any) -> None:
         for row in rows:
             for key, value in _assignments(_as_mapping(statement, row)):
                 _check_assigned(statement, key, value)
+                _check_typed(_target(statement, key), value)
     if statement.select is not None:
         _check_from_select(statement)
     upsert = statement._post_values_clause
@@ -345,6 +347,16 @@ def _check_assigned(statement: Any, key: Any, value: Any) -> None:
     raise refused("assigning an SQL expression to", target)
 
 
+def _check_typed(target: Any, value: Any) -> None:
+    """Of many rows in values(), SQLAlchemy gives a parameter its column's type in the first alone."""
+    if sealed(target) and isinstance(value, BindParameter) and value.type._isnull:
+        raise UnsupportedOperationError(
+            f"a parameter without a type stands for a value of the encrypted column {target.name!r} in one of many "
+            "rows, where it would be stored as it is",
+            hint="bindparam(name, type_=Model.column.type), or execute the INSERT with a list of rows",
+        )
+
+
 def _target(statement: Any, key: Any) -> Any:
     if hasattr(key, "__clause_element__"):
         key = key.__clause_element__()
@@ -379,7 +391,8 @@ def _upserted(upsert: Any) -> Any:
 def _check_upsert(statement: Any, upsert: Any) -> None:
     for key, value in _upserted(upsert):
         _check_named(statement.table, key)
-        _check_assigned(statement, key, value)
+        # Names here are those of the table, also in a statement of the ORM.
+        _check_assigned(statement, statement.table.columns.get(key) if isinstance(key, str) else key, value)
     for condition in ("update_whereclause", "inferred_target_whereclause"):
         clause = getattr(upsert, condition, None)
         if isinstance(clause, ClauseElement):

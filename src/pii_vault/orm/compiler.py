@@ -167,6 +167,12 @@ class CheckedCompiler(SQLCompiler):
                 "a column is searched for",
                 hint="give the search a parameter of its own",
             )
+        if known is not None and _sealed_for(known) != _sealed_for(bindparam):
+            raise UnsupportedOperationError(
+                f"the parameter {bindparam.key!r} stands for values of two columns, of which one is encrypted: both "
+                "would be bound in one way, sealed or as they are",
+                hint="give each column a parameter of its own",
+            )
         return super().visit_bindparam(bindparam, *args, **kw)  # type: ignore[no-untyped-call]
 
     def _process_parameters_for_postcompile(self, parameters: Any, *args: Any, **kw: Any) -> Any:
@@ -218,6 +224,10 @@ class CheckedCompiler(SQLCompiler):
 def reads_only(sql: str) -> bool:
     """Say whether a text reads only. Many an application begins each transaction with a SET."""
     return sql.lstrip("( \t\r\n").upper().startswith(("SELECT ", "SELECT\n", "SET ", "SHOW ", "PRAGMA ", "SAVEPOINT "))
+
+
+def _sealed_for(bind: Any) -> str | None:
+    return bind.type.context if isinstance(bind.type, EncryptedType) else None
 
 
 def _purpose(bind: Any) -> Any:

@@ -547,3 +547,26 @@ def test_a_hundred_statements_of_two_tenants_share_compiled_statements_and_no_va
         first = keys[0]
         assert stored == [(f"{tenant}{key - first + 100}",) * 2 for key in keys]
     assert all(len(list(emails)) == 1 for _, emails in found)
+
+
+def test_a_parameter_that_stands_for_two_columns_is_refused_where_one_is_sealed(orm_world: World) -> None:
+    one = bindparam("one")
+    statements = [
+        insert(users).values({**row(100), "name": one, "email": one}),
+        insert(users).values({**row(100), "email": one, "phone": one}),
+        update(users).where(users.c.name == one).values(email=one),
+    ]
+    for statement in statements:
+        with orm_world.session() as session, pytest.raises(UnsupportedOperationError, match="a parameter of its own"):
+            session.connection().execute(statement, {"one": "ada"})
+
+
+def test_a_parameter_without_a_type_in_many_values_is_refused(orm_world: World) -> None:
+    def statement(kind: Any) -> Any:
+        return insert(users).values([row(100), row(101, email=bindparam("its", type_=kind))])
+
+    with orm_world.session() as session, pytest.raises(UnsupportedOperationError, match="a parameter without a type"):
+        session.connection().execute(statement(None), {"its": "101@new"})
+    with orm_world.session() as session:
+        session.connection().execute(statement(users.c.email.type), {"its": "101@new"})
+    assert new_emails(orm_world) == {100: "100@new", 101: "101@new"}
