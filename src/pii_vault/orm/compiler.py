@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import PiiVaultError, UnsupportedOperationError
-from . import checker, search, uniqueness
+from . import checker, pairing, search, uniqueness
 from .attachment import _ATTRIBUTE
 from .comparator import refused
 from .encrypted_type import EncryptedType
@@ -91,12 +91,14 @@ class CheckedCompiler(SQLCompiler):
     def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> Any:
         self.only_reads = False
         checker.check_insert(insert_stmt)
+        pairing.check_complete(insert_stmt, inside=self._is_inside(kw))
         with self._within(False), self._grant(*checker.proposed_values(insert_stmt)):
             return super().visit_insert(insert_stmt, *args, **kw)  # type: ignore[no-untyped-call]
 
     def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> Any:
         self.only_reads = False
         checker.check_update(update_stmt)
+        pairing.check_complete(update_stmt, inside=self._is_inside(kw))
         # The targets of its assignments are rendered as columns; all else in it has just been checked.
         with self._within(False), self._grant(*update_stmt.table.columns):
             return super().visit_update(update_stmt, *args, **kw)
@@ -106,6 +108,9 @@ class CheckedCompiler(SQLCompiler):
         checker.check_delete(delete_stmt)
         with self._within(False):
             return super().visit_delete(delete_stmt, *args, **kw)  # type: ignore[no-untyped-call]
+
+    def _is_inside(self, kw: Mapping[str, Any]) -> bool:
+        return bool(self.stack) or kw.get("visiting_cte") is not None
 
     def _label_select_column(self, select: Any, column: Any, *args: Any, **kw: Any) -> Any:
         # Every column of a SELECT and of RETURNING.

@@ -1,5 +1,7 @@
 """Hooks on an engine: statements are checked as they are compiled, and keys are warm before values are bound.
 
+A statement that writes one of two columns that are being made one is completed first (`pairing.py`).
+
 The compiler of the engine's dialect is replaced by a subclass; engines derived with ``execution_options`` share the
 dialect and so the checks. All I/O happens before a statement is executed, through SQLAlchemy's greenlet where there is
 one, so that an event loop never waits for the KMS: keys in ``before_execute``, and what a search relies on after
@@ -19,9 +21,9 @@ from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.util import concurrency
 
 from ..blind_index import Slot
-from ..errors import ConfigurationError, ScopeError, TenantMismatchError
+from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError
 from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
-from . import checker, generated, readiness, uniqueness
+from . import checker, generated, pairing, readiness, uniqueness
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .compiler import CheckedCompiler, reads_only
 from .encrypted_type import EncryptedType
@@ -48,6 +50,7 @@ def attach_engine(engine: Engine, attachment: Attachment) -> None:
     engine.dialect.statement_compiler = cast(type[SQLCompiler], compiler)
     engine.clear_compiled_cache()
     hooks = _Hooks(attachment)
+    event.listen(engine, "before_execute", hooks.complete, retval=True)
     event.listen(engine, "before_execute", hooks.before_execute)
     event.listen(engine, "before_cursor_execute", hooks.before_cursor_execute)
     event.listen(engine, "after_cursor_execute", hooks.after_cursor_execute)
@@ -72,6 +75,36 @@ class _Hooks:
         self._attachment = attachment
         self._facts: WeakKeyDictionary[Table, _Facts] = WeakKeyDictionary()
 
+    def complete(
+        self, connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
+    ) -> tuple[Any, Any, Any]:
+        """Have a statement that sets one of two columns which are being made one set both."""
+        if OWN_STATEMENTS in connection.get_execution_options() or not isinstance(statement, Insert | Update):
+            return statement, multiparams, params
+        executed, error = self._completed(statement, multiparams, params)
+        if error is not None:
+            # It leaves this frame, and a traceback shows the locals of every frame.
+            del statement, multiparams, params, executed
+            raise error
+        return executed
+
+    def _completed(
+        self, statement: Any, multiparams: Any, params: Any
+    ) -> tuple[tuple[Any, Any, Any], PiiVaultError | None]:
+        executed, table = (statement, multiparams, params), pairing.base_table(statement.table)
+        if table is None:
+            return executed, None
+        try:
+            pairs = self._facts_about(table).pairs
+            if not pairs:
+                return executed, None
+            statement, rows, touched = pairing.paired(statement, multiparams or [params or {}], pairs)
+        except PiiVaultError as error:
+            return executed, error.with_traceback(None)
+        if touched and self._attachment.scope() is None:
+            return executed, no_tenant()
+        return (statement, rows, {}) if len(rows) > 1 else (statement, [], rows[0]), None
+
     def before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
     ) -> None:
@@ -81,8 +114,9 @@ class _Hooks:
         if scope is None or OWN_STATEMENTS in connection.get_execution_options():
             return
         refusal, need, facts, table = None, 0, None, None
-        if isinstance(statement, Insert | Update) and isinstance(statement.table, Table):
-            table = statement.table
+        if isinstance(statement, Insert | Update):
+            table = pairing.base_table(statement.table)
+        if table is not None:
             rows, facts = multiparams or [params or {}], self._facts_about(table)
             refusal, need = _row_refusal(scope, statement, facts.tenant_key, rows), facts.sealed * len(rows)
             del rows
@@ -164,7 +198,7 @@ class _Hooks:
             kinds = [column.type for column in table.columns if isinstance(column.type, EncryptedType)]
             searched = tuple((str(kind.context), kind.slots) for kind in kinds if kind.slots)
             owner = tenant_key(table, self._attachment.tenant_column)
-            facts = self._facts[table] = _Facts(owner, len(kinds), searched)
+            facts = self._facts[table] = _Facts(owner, len(kinds), searched, pairing.pairs_of(table))
         return facts
 
 
@@ -175,11 +209,13 @@ class _Facts(NamedTuple):
         tenant_key: The key of its tenant column, or None.
         sealed: How many encrypted columns it has.
         searched: The columns with tokens: their contexts and slots.
+        pairs: The columns that are written together, because one adopts the other.
     """
 
     tenant_key: str | None
     sealed: int
     searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]
+    pairs: tuple[pairing.Pair, ...]
 
 
 def _declare(scope: Scope, table: Any, searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]) -> None:
