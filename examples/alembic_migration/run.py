@@ -178,7 +178,7 @@ def play(story: Story, console: Console, *, back: bool) -> list[str]:
     """Go the way, show each step, and return what went wrong."""
     journal, problems = story.journal, list[str]()
     story.migrate("0001")
-    console.print(f"{story.engine.dialect.name}: {story.seed()}, three tenants, writers at work all the time\n")
+    console.print(f"{story.engine.dialect.name}: {story.seed()}, three tenants, writers at work\n")
     for way, last in ((up(), Final), (down(), Plain))[: 2 if back else 1]:
         table = Table("step", "writes so far", "reads", "failed", "wrong", box=None, header_style="bold")
         for kind, argument, models in way:

@@ -77,14 +77,14 @@ class Release:
                     self._change(kind, field, table, dice.choice(known), dice)
                     self._read(kind, field, table, dice.choice(known))
                 except Exception as error:  # noqa: BLE001 - whatever it is, it must not have happened
-                    self.journal.failures.append(f"{self.models.__name__}, {table}: {type(error).__name__}: {error}")
+                    self.journal.failures.append(_said(self.models.__name__, table, error))
             key += LANES
             self._stop.wait(0.002)
 
     def _insert(self, kind: Any, field: str, table: str, key: int, dice: random.Random) -> None:
         tenant, value = self.journal.tenant(key), new_value(field, key, dice)
         with self._vault.tenant(tenant), self._sessions.begin() as session:
-            session.add(kind(id=key, **{field: value}))
+            session.add(kind(id=key, tenant_id=tenant, **{field: value}))
         self.journal.wrote(table, key, value)
 
     def _change(self, kind: Any, field: str, table: str, key: int, dice: random.Random) -> None:
@@ -104,6 +104,11 @@ class Release:
             if row is None or getattr(row, field) != value:
                 self.journal.wrong.append(f"{self.models.__name__}, {table}: row {key} was read wrongly")
         self.journal.reads += 1
+
+
+def _said(release: str, table: str, error: Exception) -> str:
+    # The first line: what comes after it shows the statement's parameters.
+    return f"{release}, {table}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def new_value(field: str, key: int, dice: random.Random) -> str:

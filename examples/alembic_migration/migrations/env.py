@@ -1,8 +1,14 @@
 """The application's Alembic environment. What is particular to pii_vault are three arguments."""
 
+import warnings
+
 from alembic import context
+from sqlalchemy.exc import SAWarning
 
 from pii_vault.migrations import include_object, render_item
+
+# On SQLite, SQLAlchemy cannot read an index over an expression. We make those anew ourselves.
+warnings.filterwarnings("ignore", "Skipped unsupported reflection of expression-based index", SAWarning)
 
 given = context.config.attributes
 with given["engine"].connect() as connection:

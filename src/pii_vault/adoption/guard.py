@@ -132,7 +132,10 @@ class Guard:
             return sealed_only if inserts else f"({sealed_only} AND NOT {alone})"
         plaintext_only = f"(NOT {no_plain} AND {no_sealed})"
         if mode is Mode.EMPTIES_PLAINTEXT:
-            return plaintext_only if inserts else f"({plaintext_only} OR ({alone} AND NOT {no_plain}))"
+            if inserts:
+                return plaintext_only
+            # Who empties the sealed column alone empties the plaintext with it.
+            return f"(({plaintext_only} AND NOT {self._sealed_alone()}) OR ({alone} AND NOT {no_plain}))"
         one_only = f"({plaintext_only} OR ({no_plain} AND NOT {no_sealed}))"
         if inserts:
             return one_only
