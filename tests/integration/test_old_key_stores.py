@@ -1,7 +1,7 @@
 """A key store that an earlier release made, with data in it, serves this one: what it sealed opens, its log verifies.
 
-The rows are those that the earlier release wrote itself (tests/vectors/key_store_0002.json and 0003); the tables are
-made by its own migrations, with its own triggers.
+The rows are those that the earlier release wrote itself, one file for each revision in tests/vectors/key_store_*.json;
+the tables are made by its own migrations, with its own triggers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.vectors import load
 
 from pii_vault import EncryptedString, LocalKms, Vault
-from pii_vault.errors import TenantErasedError
+from pii_vault.errors import IndexNotReadyError, TenantErasedError, TenantSuspendedError
+from pii_vault.keys import USE_ROTATE
+from pii_vault.keystore import schema
 from pii_vault.keystore.upgrade import MIGRATIONS, check, upgrade
+from pii_vault.lifecycle.schedule import Step
 
 
 class Base(DeclarativeBase):
@@ -35,7 +38,18 @@ class Note(Base):
     body: Mapped[str] = mapped_column(EncryptedString())
 
 
-OLD: dict[str, dict[str, Any]] = {each: load(f"key_store_{each}.json") for each in ("0002", "0003")}
+class Searched(DeclarativeBase):
+    """The application once it searches."""
+
+
+class SearchedNote(Searched):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(30))
+    body: Mapped[str] = mapped_column(EncryptedString(index=True))
+
+
+OLD: dict[str, dict[str, Any]] = {each: load(f"key_store_{each}.json") for each in schema.REVISIONS[:-1]}
 
 
 @pytest.fixture(params=OLD)
@@ -77,19 +91,34 @@ def fill(connection: Connection, tables: dict[str, Any]) -> None:
         table = Table(name, MetaData(), autoload_with=connection)
         for row in rows:
             values = {column: value(connection, each) for column, each in row.items()}
-            if name == "pii_vault_keys":
-                connection.execute(insert(table).values(values | {"state": "pre_active"}))
+            if name in STEPS:
+                begin, wrapped = STEPS[name]
+                live = values[wrapped] or b"\0" * 48  # what an erasure has dropped since
+                connection.execute(insert(table).values(values | {"state": begin, wrapped: live}))
+                mine = [column == values[column.name] for column in table.primary_key.columns]
+                for state in PATHS[begin][values["state"]]:
+                    gone = {wrapped: b""} if state == "destroyed" else {}
+                    connection.execute(update(table).where(*mine).values(state=state, **gone))
             elif name == "pii_vault_audit_chains":
                 connection.execute(insert(table).values(values | {"seq": 1}))
                 for seq in range(2, values["seq"] + 1):
                     connection.execute(update(table).where(table.c.tenant_uid == values["tenant_uid"]).values(seq=seq))
             else:
                 connection.execute(insert(table).values(values))
-        if name == "pii_vault_keys":
-            ended = table.c.deactivated_at.is_not(None)
-            connection.execute(update(table).where(ended).values(state="active"))
-            connection.execute(update(table).where(ended).values(state="deactivated"))
-            connection.execute(update(table).where(table.c.state == "pre_active").values(state="active"))
+
+
+STEPS = {"pii_vault_keys": ("pre_active", "encrypted_key"), "pii_vault_keks": ("active", "wrapped")}
+"""How a record of these tables begins, and its column of wrapped bytes."""
+
+PATHS = {
+    "active": {"active": (), "deactivated": ("deactivated",), "destroyed": ("deactivated", "destroyed")},
+    "pre_active": {
+        "active": ("active",),
+        "deactivated": ("active", "deactivated"),
+        "destroyed": ("active", "deactivated", "destroyed"),
+    },
+}
+"""The states that a record goes through from its first one to the one that it is in."""
 
 
 def value(connection: Connection, stored: Any) -> Any:
@@ -101,22 +130,30 @@ def value(connection: Connection, stored: Any) -> Any:
     return instant if connection.dialect.name == "postgresql" else instant.replace(tzinfo=None)
 
 
+NO_LOG = ("there is no audit log: it begins with the tenant's next change",)
+
+
+def test_the_newest_revision_before_this_one_is_among_them() -> None:
+    """Whoever adds a revision dumps a key store of the one before, or nobody knows whether its data survives."""
+    assert list(OLD) == list(schema.REVISIONS[:-1])
+    assert all(OLD[each]["tables"] and OLD[each]["values"] for each in OLD)
+
+
 def test_what_an_earlier_release_sealed_opens_and_its_log_verifies(old: tuple[Vault, Engine], revision: str) -> None:
     vault, engine = old
     upgrade(engine)
     assert check(engine).problems == ()
     vault.attach(engine, tenant_column="tenant_id")
-    opened = []
     for tenant in ("acme", "glob"):
         with vault.tenant(tenant), Session(engine) as session:
-            opened += session.scalars(select(Note.body).where(Note.tenant_id == tenant).order_by(Note.id))
-        assert vault.audit.verify(tenant).problems == ()
-    assert opened == [each["opened"] for each in OLD[revision]["values"]]
+            opened = session.scalars(select(Note.body).where(Note.tenant_id == tenant).order_by(Note.id)).all()
+        assert opened == [each["opened"] for each in OLD[revision]["values"] if each["tenant"] == tenant]
+        assert vault.audit.verify(tenant).problems == (NO_LOG if revision == "0001" else ())
     vault.set_terms("acme", ttl=60)
     assert vault.rotate("acme").version == 3
     with vault.tenant("acme") as scope:
         assert scope.keyset is not None
-        assert scope.keyset.index_generation == 1  # it had none, and nothing of that release needs one
+        assert scope.keyset.index_generation == 1  # the first releases made none, and nothing of theirs needs one
     assert vault.audit.verify("acme").problems == ()
 
 
@@ -138,31 +175,83 @@ def test_its_tenants_can_be_erased(old: tuple[Vault, Engine]) -> None:
         pass
 
 
-@pytest.mark.parametrize("revision", ["0002"], indirect=True)
-def test_its_tenants_have_no_terms_of_their_own_and_none_was_evicted(old: tuple[Vault, Engine]) -> None:
+@pytest.mark.parametrize(("revision", "days"), [("0001", None), ("0002", 90)], indirect=["revision"])
+def test_its_tenants_have_no_terms_of_their_own_and_none_was_evicted(
+    old: tuple[Vault, Engine], days: int | None
+) -> None:
     vault, engine = old
     upgrade(engine)
     policy = vault._store.load("acme").tenant.policy
-    assert (policy.rotation_days, policy.ttl_seconds, policy.grace_seconds) == (90, None, None)
+    assert (policy.rotation_days, policy.ttl_seconds, policy.grace_seconds) == (days, None, None)
     assert vault._store.evicted(0) == (0, [])
 
 
+@pytest.mark.parametrize("revision", ["0001"], indirect=True)
+def test_keys_from_before_uses_were_counted_are_due(old: tuple[Vault, Engine]) -> None:
+    vault, engine = old
+    upgrade(engine)
+    found = {each.tenant: each.step for each in vault.rotate_due()}
+    assert found == {"acme": Step.ROTATED, "glob": Step.ROTATED}
+    assert {each.reserved for each in vault._store.load("acme").data_keys[:-1]} == {USE_ROTATE}
+    assert vault.rotate_due() == []
+
+
+@pytest.mark.parametrize("revision", ["0004"], indirect=True)
+def test_terms_states_and_evictions_are_what_they_were(old: tuple[Vault, Engine]) -> None:
+    vault, engine = old
+    upgrade(engine)
+    vault.attach(engine, tenant_column="tenant_id")
+    policy = vault._store.load("acme").tenant.policy
+    assert (policy.rotation_days, policy.ttl_seconds, policy.grace_seconds) == (90, 120, 60)
+    number, names = vault._store.evicted(0)
+    assert number >= len(names)
+    assert "acme" in names
+    assert vault.tenants() == ["acme", "glob", "initech"]
+    for tenant, refusal in (("initech", TenantSuspendedError), ("umbrella", TenantErasedError)):
+        with pytest.raises(refusal), vault.tenant(tenant):
+            pass
+        assert vault.audit.verify(tenant).problems == ()
+    again = vault.erase("umbrella", metadata=Base.metadata, engine=engine)
+    assert again.remains is not None
+    assert sum(each.values for each in again.remains) == 1
+    vault.resume("initech")
+    with vault.tenant("initech"), Session(engine) as session:
+        assert session.scalars(select(Note.body).where(Note.tenant_id == "initech")).all() == [
+            "of one that is suspended"
+        ]
+
+
+@pytest.mark.parametrize("revision", ["0004"], indirect=True)
+def test_what_an_earlier_release_indexed_is_found(old: tuple[Vault, Engine]) -> None:
+    vault, engine = old
+    upgrade(engine)
+    vault.attach(engine, tenant_column="tenant_id")
+
+    def found(tenant: str, body: str) -> list[int]:
+        with vault.tenant(tenant), Session(engine) as session:
+            return list(session.scalars(select(SearchedNote.id).where(SearchedNote.body == body)))
+
+    assert found("acme", "sealed with version 1") == [2]
+    assert found("acme", "sealed with version 2") == [3]
+    with vault.tenant("acme"), Session(engine) as session, session.begin():
+        session.add(SearchedNote(id=100, tenant_id="acme", body="sealed with version 1"))
+    assert found("acme", "sealed with version 1") == [2, 100]
+    with pytest.raises(IndexNotReadyError):
+        found("glob", "of the other one")  # one of its values has no token, and that is remembered too
+    assert vault.build_index("glob", metadata=Searched.metadata, engine=engine).complete
+    assert found("glob", "of the other one") == [4]
+    assert found("glob", "from before the index") == [1]
+    vault.rotate_index("acme", metadata=Searched.metadata, engine=engine)
+    assert found("acme", "sealed with version 1") == [2, 100]
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003"], indirect=True)
 def test_no_slot_is_ready_and_a_search_makes_it_so(old: tuple[Vault, Engine], revision: str) -> None:
     vault, engine = old
     upgrade(engine)
-
-    class Searched(DeclarativeBase):
-        pass
-
-    class SearchedNote(Searched):
-        __tablename__ = "notes"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        tenant_id: Mapped[str] = mapped_column(String(30))
-        body: Mapped[str] = mapped_column(EncryptedString(index=True))
-
     vault.attach(engine, tenant_column="tenant_id")
-    if revision == "0002":
-        vault.rotate("acme")  # that release made no index keys
+    if revision < "0003":
+        vault.rotate("acme")  # those releases made no index keys
     assert vault._store.load("acme").slots == ()
     assert vault.build_index("acme", metadata=Searched.metadata, engine=engine).complete
     with vault.tenant("acme"), Session(engine) as session:
