@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from .errors import ConfigurationError
+from .keystore.engine import SCHEMA_NAMES, can_be_schema, open_engine
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
@@ -47,6 +48,8 @@ class Settings(BaseSettings):
 
     Attributes:
         database_url: The key store's database. It may hold a password, so it is never shown.
+        database_schema: PostgreSQL's schema that the key store has for itself there; None for where the search path
+            leads.
         application_url: The application's own database, if that is another; likewise.
         kms: Where the customers' KMS keys are.
         endpoint_url: Another endpoint for AWS KMS: a VPC endpoint, a test server.
@@ -63,6 +66,7 @@ class Settings(BaseSettings):
     )
 
     database_url: SecretStr | None = Field(None, description="postgresql+psycopg://user@host/name or sqlite:///file")
+    database_schema: str | None = Field(None, description=SCHEMA_NAMES)
     application_url: SecretStr | None = Field(None, description="postgresql+psycopg://user@host/name or sqlite:///file")
     kms: str = Field("aws", pattern=r"^(aws|local:.+)$", description="aws or local:PATH")
     endpoint_url: str | None = Field(None, pattern=r"^https?://.+$", description="an http:// or https:// address")
@@ -82,6 +86,13 @@ class Settings(BaseSettings):
     def _is_no_truth_value(cls, value: object) -> object:
         # To Python true is 1: a second or a day that nobody asked for.
         if isinstance(value, bool):
+            raise ValueError
+        return value
+
+    @field_validator("database_schema")
+    @classmethod
+    def _can_be_schema(cls, value: str | None) -> str | None:
+        if value is not None and not can_be_schema(value):
             raise ValueError
         return value
 
@@ -148,8 +159,6 @@ class Settings(BaseSettings):
     def _engine(self, name: str) -> Engine:
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-        from .keystore.engine import open_engine
-
         url: SecretStr | None = getattr(self, name)
         if url is None:
             raise ConfigurationError(
@@ -185,6 +194,7 @@ class Settings(BaseSettings):
         return Vault(
             self.make_engine().url,
             kms=self.make_kms(),
+            schema=self.database_schema,
             platform_key=self.platform_key,
             ttl=self.ttl,
             grace=self.grace,

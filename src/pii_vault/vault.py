@@ -48,6 +48,8 @@ class Vault(KeyLife):
         database: The key store's database: a URL with a synchronous driver, or an engine. The application's own
             database or another; the vault uses connections of its own either way.
         kms: Where the customers' keys are: `AwsKms`, or `LocalKms` for development.
+        schema: PostgreSQL's schema that the key store has for itself in that database; None for where the search path
+            of the connections leads. The application's own tables and statements have nothing to do with it.
         platform_key: The full ARN of a KMS key of our own, not a customer's: the audit key lies under it, and the keys
             of tenants that have no KMS key yet. Needed by whatever changes keys; `LocalKms` brings its own.
         ttl: Seconds for which a tenant's keys stay in memory after the KMS was last asked; 0 asks in every scope.
@@ -65,6 +67,7 @@ class Vault(KeyLife):
         database: str | URL | Engine,
         *,
         kms: KmsLifecycle,
+        schema: str | None = None,
         platform_key: str | None = None,
         ttl: float = 300.0,
         grace: float = 0.0,
@@ -79,7 +82,7 @@ class Vault(KeyLife):
         check_database = getattr(kms, "check_database", None)
         if check_database is not None:
             check_database(self._engine.url)
-        self._store: Final = KeyStore(self._engine)
+        self._store: Final = KeyStore(self._engine, schema)
         own_platform_key = getattr(kms, "platform_key", None)
         told = telemetry()
         kms = MeasuredKms(kms, told)

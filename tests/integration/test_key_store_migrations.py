@@ -17,6 +17,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text
+from tests.support.catalogue import catalogue
 from tests.support.processes import forking
 
 from pii_vault import LocalKms, Vault
@@ -293,47 +294,6 @@ def differences(engine: Engine) -> list[Any]:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts=options() | {"compare_server_default": True})
         return list(compare_metadata(context, schema.metadata))
-
-
-def catalogue(engine: Engine) -> dict[str, str]:
-    """Everything that the database knows of the schema, by name, with blanks made equal."""
-    queries = _SQLITE if engine.dialect.name == "sqlite" else _POSTGRESQL
-    with engine.connect() as connection:
-        rows = [row for query in queries for row in connection.execute(text(query))]
-    found = {row[0]: _clauses(" ".join((row[1] or "").split())) for row in rows}
-    assert len(found) == len(rows)
-    assert len(found) > 10
-    return found
-
-
-def _clauses(sql: str) -> str:
-    """SQLite keeps a table's text as it was written: a column that was added later stands behind the constraints."""
-    if not sql.startswith("CREATE TABLE"):
-        return sql
-    name, body = sql.split("(", 1)
-    clauses, depth = [""], 0
-    for character in body.strip().removesuffix(")"):
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if character == "," and not depth:
-            clauses.append("")
-        else:
-            clauses[-1] += character
-    return f"{name}({'; '.join(sorted(clause.strip() for clause in clauses))})"
-
-
-_SQLITE = ("SELECT type || ' ' || name, sql FROM sqlite_master",)
-
-_POSTGRESQL = (
-    "SELECT 'constraint ' || conname, conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint "
-    "WHERE connamespace = 'public'::regnamespace",
-    "SELECT 'index ' || indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
-    "SELECT 'trigger ' || tgname, pg_get_triggerdef(oid) || ' ' || tgenabled::text FROM pg_trigger "
-    "WHERE NOT tgisinternal",
-    "SELECT 'function ' || proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
-    "SELECT 'column ' || table_name || '.' || column_name, ordinal_position || ' ' || data_type || ' ' || is_nullable "
-    "|| ' ' || coalesce(character_maximum_length, 0) || ' ' || coalesce(column_default, '-') "
-    "FROM information_schema.columns WHERE table_schema = 'public'",
-)
 
 
 def application_migrations(folder: Path, url: str, key_store: str) -> Config:

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, Engine, MetaData, String, Table, insert, select, update
+from sqlalchemy import Engine, MetaData, String, Table, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.support.old_key_stores import write_key_store
 from tests.support.vectors import load
 
 from pii_vault import EncryptedString, LocalKms, Vault
 from pii_vault.errors import IndexNotReadyError, TenantErasedError, TenantSuspendedError
 from pii_vault.keys import USE_ROTATE
 from pii_vault.keystore import schema
-from pii_vault.keystore.upgrade import MIGRATIONS, check, upgrade
+from pii_vault.keystore.upgrade import check, upgrade
 from pii_vault.lifecycle.schedule import Step
 
 
@@ -63,12 +61,7 @@ def old(
     revision: str, database_url: str, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> Iterator[tuple[Vault, Engine]]:
     engine = make_engine(database_url)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
-    command.upgrade(config, revision)
-    with engine.begin() as connection:
-        fill(connection, OLD[revision]["tables"])
+    write_key_store(database_url, revision, OLD[revision])
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         sealed = Note.__table__.c.body
@@ -83,51 +76,6 @@ def old(
     vault = Vault(database_url, kms=LocalKms(kms))
     yield vault, engine
     vault.close()
-
-
-def fill(connection: Connection, tables: dict[str, Any]) -> None:
-    """Write the rows as the earlier release did: its triggers let keys and logs only move forward."""
-    for name, rows in tables.items():
-        table = Table(name, MetaData(), autoload_with=connection)
-        for row in rows:
-            values = {column: value(connection, each) for column, each in row.items()}
-            if name in STEPS:
-                begin, wrapped = STEPS[name]
-                live = values[wrapped] or b"\0" * 48  # what an erasure has dropped since
-                connection.execute(insert(table).values(values | {"state": begin, wrapped: live}))
-                mine = [column == values[column.name] for column in table.primary_key.columns]
-                for state in PATHS[begin][values["state"]]:
-                    gone = {wrapped: b""} if state == "destroyed" else {}
-                    connection.execute(update(table).where(*mine).values(state=state, **gone))
-            elif name == "pii_vault_audit_chains":
-                connection.execute(insert(table).values(values | {"seq": 1}))
-                for seq in range(2, values["seq"] + 1):
-                    connection.execute(update(table).where(table.c.tenant_uid == values["tenant_uid"]).values(seq=seq))
-            else:
-                connection.execute(insert(table).values(values))
-
-
-STEPS = {"pii_vault_keys": ("pre_active", "encrypted_key"), "pii_vault_keks": ("active", "wrapped")}
-"""How a record of these tables begins, and its column of wrapped bytes."""
-
-PATHS = {
-    "active": {"active": (), "deactivated": ("deactivated",), "destroyed": ("deactivated", "destroyed")},
-    "pre_active": {
-        "active": ("active",),
-        "deactivated": ("active", "deactivated"),
-        "destroyed": ("active", "deactivated", "destroyed"),
-    },
-}
-"""The states that a record goes through from its first one to the one that it is in."""
-
-
-def value(connection: Connection, stored: Any) -> Any:
-    if not isinstance(stored, dict):
-        return stored
-    if "hex" in stored:
-        return bytes.fromhex(stored["hex"])
-    instant = datetime.fromisoformat(stored["utc"])
-    return instant if connection.dialect.name == "postgresql" else instant.replace(tzinfo=None)
 
 
 NO_LOG = ("there is no audit log: it begins with the tenant's next change",)

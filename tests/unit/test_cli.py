@@ -309,7 +309,7 @@ def refuse_to_show(done: Outcome) -> None:
 def test_an_unexpected_error_shows_its_kind_and_not_its_text(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import pii_vault.keystore.upgrade as module\n"
-        f"def current(engine): raise RuntimeError({SECRET!r})\n"
+        f"def current(engine, schema): raise RuntimeError({SECRET!r})\n"
         "module.current = current\n"
     )
     path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"

@@ -126,7 +126,7 @@ def test_a_folder_or_a_broken_link_by_the_files_name_is_an_error(folder: Path) -
     [
         ("databse_url = 'x'", "databse_url", "did you mean database_url?"),
         ("rotation-days = 9", "rotation-days", "did you mean rotation_days?"),
-        ("[pii]\nttl = 9", "pii", "the settings are actor, application_url, database_url, endpoint_url"),
+        ("[pii]\nttl = 9", "pii", "the settings are actor, application_url, database_schema, database_url"),
     ],
 )
 def test_an_unknown_name_in_the_file_is_an_error_that_names_the_nearest(

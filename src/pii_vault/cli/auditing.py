@@ -30,12 +30,13 @@ def audit_log(
         int | None, typer.Option("--limit", metavar="N", min=1, help="Print so many entries at most.")
     ] = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     json: options.Json = False,
 ) -> None:
     """Print a tenant's audit log. It is not verified, and no KMS is asked: `audit verify` does that."""
     from ..audit.reading import entries
 
-    found = entries(options.key_store(database_url), name, after=after, limit=limit)
+    found = entries(options.key_store(database_url, database_schema), name, after=after, limit=limit)
     if json:
         output.show_json("audit log", [Entry.of(each) for each in found])
         return
@@ -66,6 +67,7 @@ def audit_verify(
         ),
     ] = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -77,7 +79,13 @@ def audit_verify(
     customers'. Exits with 1 when something is wrong, and names the first bad entry.
     """
     anchors = _anchors(anchor) if anchor is not None else {}
-    vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
+    vault = options.vault(
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+    )
     wanted = list(dict.fromkeys(names or [])) or (sorted(anchors) if anchors else vault.tenants(even_erased=True))
     if anchors and (missing := [name for name in wanted if name not in anchors]):
         raise ConfigurationError(f"the anchor file has no anchor of tenant {missing[0]!r}", hint="name others, or none")
@@ -103,6 +111,7 @@ def audit_verify(
 def audit_anchor(
     names: Tenants = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -112,7 +121,13 @@ def audit_anchor(
     One line of JSON a tenant. Keep them where nobody who can write to the key store can change them, and give them to
     `audit verify --anchor`. Exits with 1 when a log is not in order: it gets no anchor, the others do.
     """
-    vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
+    vault = options.vault(
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+    )
     wanted = list(dict.fromkeys(names or [])) or vault.tenants(even_erased=True)
     made, failures = [], []
     with output.progress("anchoring") as progress:

@@ -78,6 +78,7 @@ def kms_cost(
         ),
     ] = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     json: options.Json = False,
 ) -> None:
     """Estimate what KMS requests cost, for several times to live. Asks no KMS."""
@@ -94,7 +95,7 @@ def kms_cost(
     _check_region(region)
     chosen = _ttl(ttl, scopes_per_second)
     load = Load(
-        tenants=_tenants(database_url) if tenants is None else tenants,
+        tenants=_tenants(database_url, database_schema) if tenants is None else tenants,
         processes=processes,
         rotation_days=rotation_days,
         starts_per_day=starts_per_day,
@@ -129,13 +130,15 @@ def _ttl(ttl: float | None, scopes_per_second: float | None) -> float:
     return found
 
 
-def _tenants(database_url: str | None) -> int:
+def _tenants(database_url: str | None, database_schema: str | None) -> int:
     if options.settings(database_url=database_url).database_url is None:
         raise ConfigurationError(
             "nobody said how many tenants there are, and no database_url is set in which to count them",
             hint="--tenants; or --database-url, PII_VAULT_DATABASE_URL, or the file pii-vault.toml",
         )
-    found = sum(not (each.suspended or each.erased) for each in options.key_store(database_url).summaries())
+    found = sum(
+        not (each.suspended or each.erased) for each in options.key_store(database_url, database_schema).summaries()
+    )
     if not found:
         raise ConfigurationError(
             "the key store has no tenant that is in use", hint="say how many there will be: --tenants"

@@ -39,6 +39,7 @@ def coverage(
     ] = False,
     application_url: options.ApplicationUrl = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     json: options.Json = False,
     openmetrics: Annotated[
         bool, typer.Option("--openmetrics", help="Print OpenMetrics text, for a scraper or the textfile collector.")
@@ -55,7 +56,7 @@ def coverage(
     tables = metadata_of(metadata)
     from ..reencryption import coverage as counting
 
-    store = options.key_store(database_url)
+    store = options.key_store(database_url, database_schema)
     engine = options.application_engine(database_url, application_url)
     with output.progress("counting values in tables") as progress:
         found = counting.coverage(store, engine, tables, tenant=name, estimate=estimate, progress=progress)

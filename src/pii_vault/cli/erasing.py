@@ -62,6 +62,7 @@ def tenant_erase(
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -78,7 +79,12 @@ def tenant_erase(
         raise typer.BadParameter("--report tells what was done: leave out --dry-run")
     tables = metadata_of(metadata) if metadata is not None else None
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     engine = options.application_engine(database_url, application_url) if tables is not None else None
     wish = _wish(schedule_key_deletion, kms, endpoint_url)

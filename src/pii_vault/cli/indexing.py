@@ -25,6 +25,7 @@ def index_status(
     every: options.Every = False,
     application_url: options.ApplicationUrl = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -37,7 +38,13 @@ def index_status(
     """
     options.check_one_or_all(name, every)
     tables = metadata_of(metadata)
-    vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
+    vault = options.vault(
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+    )
     engine = options.application_engine(database_url, application_url)
 
     def look(tenant: str) -> IndexesFound:
@@ -67,6 +74,7 @@ def index_build(
     every: options.Every = False,
     application_url: options.ApplicationUrl = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -80,7 +88,13 @@ def index_build(
     """
     options.check_one_or_all(name, every)
     tables = metadata_of(metadata)
-    vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
+    vault = options.vault(
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+    )
     engine = options.application_engine(database_url, application_url)
 
     def build(tenant: str) -> IndexesBuilt:
@@ -113,6 +127,7 @@ def index_rotate(
     application_url: options.ApplicationUrl = None,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -128,7 +143,12 @@ def index_rotate(
     """
     tables = metadata_of(metadata)
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     engine = options.application_engine(database_url, application_url)
     with rows_done(name, lines=json) as progress:
@@ -152,6 +172,7 @@ def index_drop(
     ],
     slot: Annotated[int, typer.Argument(metavar="SLOT", min=0, max=14, show_default=False, help="The slot: likewise.")],
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     json: options.Json = False,
 ) -> None:
     """Let a slot be searched no longer: nobody needs to write it.
@@ -160,7 +181,7 @@ def index_drop(
     refused to write. Stored tokens stay. A search that still finds no value without a token takes it back. No KMS is
     asked.
     """
-    store = options.key_store(database_url)
+    store = options.key_store(database_url, database_schema)
     dropped = store.unset_ready(name, context, slot)
     if json:
         output.show_json("index drop", IndexDropped(name, context, slot, dropped))

@@ -20,9 +20,17 @@ Version = Annotated[int, typer.Argument(metavar="VERSION", help="The data key's 
 
 
 @key.command("list")
-def key_list(name: options.Tenant, database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+def key_list(
+    name: options.Tenant,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+    json: options.Json = False,
+) -> None:
     """List a tenant's data keys, old ones too."""
-    found = [Key.of(name, each) for each in options.key_store(database_url).load(name, even_erased=True).data_keys]
+    found = [
+        Key.of(name, each)
+        for each in options.key_store(database_url, database_schema).load(name, even_erased=True).data_keys
+    ]
     if json:
         output.show_json("key list", found)
         return
@@ -59,6 +67,7 @@ def key_list(name: options.Tenant, database_url: options.DatabaseUrl = None, jso
 def key_validate(
     name: options.Tenant,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -69,7 +78,13 @@ def key_validate(
     The checks are those that a new key has to pass before it is used. They change nothing. Exits with 1 when one of
     them does not pass.
     """
-    vault = options.vault(database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key)
+    vault = options.vault(
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+    )
     with output.waiting(f"checking the keys of {name}"):
         found = vault.validate(name)
     if json:
@@ -95,6 +110,7 @@ def key_rotate(
         ),
     ] = False,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -108,7 +124,12 @@ def key_rotate(
     from ..lifecycle.parts import Reason
 
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     with output.waiting(f"rotating {name}"):
         done = vault.rotate(name, Reason.COMPROMISED if compromised else Reason.FORCED)
@@ -135,6 +156,7 @@ def rotate(
     ] = 1,
     dry_run: options.DryRun = False,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -151,7 +173,12 @@ def rotate(
     if not due:
         raise typer.BadParameter("rotate needs --due; one tenant is rotated with `pii-vault key rotate TENANT`")
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     with output.progress("rotating") as progress:
         found = vault.rotate_due(ahead=timedelta(days=ahead), dry_run=dry_run, progress=progress)
@@ -177,14 +204,19 @@ def rotate(
 
 
 @key.command("evict")
-def key_evict(name: options.Tenant, database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+def key_evict(
+    name: options.Tenant,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+    json: options.Json = False,
+) -> None:
     """Let all processes forget a tenant's keys and ask its KMS anew.
 
     Each process that is in use looks into the key store every 5 seconds. Nothing else changes, and no KMS is asked.
     """
     from ..keyring.terms import NOTICE_SECONDS
 
-    options.key_store(database_url).evict(name)
+    options.key_store(database_url, database_schema).evict(name)
     if json:
         output.show_json("key evict", Evicted(name, int(NOTICE_SECONDS)))
     else:
@@ -196,6 +228,7 @@ def key_deactivate(
     name: options.Tenant,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -207,7 +240,12 @@ def key_deactivate(
     `key rotate` starts again, with a new key. The customer's KMS is not asked.
     """
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     done = Key.of(name, vault.deactivate(name, reason))
     if json:
@@ -225,6 +263,7 @@ def key_compromise(
     reason: options.Why = "",
     yes: options.Yes = False,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -237,7 +276,12 @@ def key_compromise(
     (`key rotate --compromised`), re-encrypt, and mark it then. The customer's KMS is not asked.
     """
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     consequence = f"What data key version {version} of tenant {name} sealed cannot be read until it is re-encrypted."
     output.confirm(consequence, name, yes=yes)
@@ -259,6 +303,7 @@ def key_destroy(
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -273,7 +318,12 @@ def key_destroy(
     """
     tables = metadata_of(metadata)
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     engine = options.application_engine(database_url, application_url)
 

@@ -53,11 +53,13 @@ def demo(
 
 
 @db.command("upgrade")
-def db_upgrade(database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+def db_upgrade(
+    database_url: options.DatabaseUrl = None, database_schema: options.DatabaseSchema = None, json: options.Json = False
+) -> None:
     """Make the key store's tables, or bring them to this release. Doing it again changes nothing."""
     from ..keystore.upgrade import upgrade
 
-    revision = upgrade(options.engine(database_url))
+    revision = upgrade(*options.key_store_place(database_url, database_schema))
     if json:
         output.show_json("db upgrade", Revision(revision))
     else:
@@ -65,11 +67,13 @@ def db_upgrade(database_url: options.DatabaseUrl = None, json: options.Json = Fa
 
 
 @db.command("current")
-def db_current(database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+def db_current(
+    database_url: options.DatabaseUrl = None, database_schema: options.DatabaseSchema = None, json: options.Json = False
+) -> None:
     """Print the revision of the key store's tables."""
     from ..keystore.upgrade import current
 
-    revision = current(options.engine(database_url))
+    revision = current(*options.key_store_place(database_url, database_schema))
     if json:
         output.show_json("db current", Revision(revision))
     else:
@@ -77,14 +81,16 @@ def db_current(database_url: options.DatabaseUrl = None, json: options.Json = Fa
 
 
 @db.command("check")
-def db_check(database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+def db_check(
+    database_url: options.DatabaseUrl = None, database_schema: options.DatabaseSchema = None, json: options.Json = False
+) -> None:
     """Compare the key store's schema with this release's.
 
     Looks at tables, columns, indexes, constraints and triggers. Exits with 1 when something is wrong.
     """
     from ..keystore.upgrade import check
 
-    status = check(options.engine(database_url))
+    status = check(*options.key_store_place(database_url, database_schema))
     if json:
         output.show_json("db check", SchemaStatus.of(status))
     else:

@@ -27,6 +27,15 @@ DatabaseUrl = Annotated[
     ),
 ]
 
+DatabaseSchema = Annotated[
+    str | None,
+    typer.Option(
+        "--database-schema",
+        metavar="NAME",
+        help="The key store's own schema in its database, on PostgreSQL; without it, the search path decides.",
+    ),
+]
+
 Kms = Annotated[
     str | None,
     typer.Option(
@@ -108,20 +117,21 @@ opened: Final = ExitStack()
 """Closes the connections that this command has opened; `run` does it when the command ends."""
 
 
-def engine(database_url: str | None) -> Engine:
-    """Make an engine on the key store's database.
+def key_store_place(database_url: str | None, database_schema: str | None) -> tuple[Engine, str | None]:
+    """Make an engine on the key store's database; return it with the schema that the key store has there, or None.
 
     Raises:
-        ConfigurationError: no URL is set, it cannot be read, or its driver is missing.
+        ConfigurationError: no URL is set, a setting cannot be used, or the driver is missing.
     """
-    return _closed_later(settings(database_url=database_url).make_engine())
+    found = settings(database_url=database_url, database_schema=database_schema)
+    return _closed_later(found.make_engine()), found.database_schema
 
 
-def key_store(database_url: str | None) -> KeyStore:
+def key_store(database_url: str | None, database_schema: str | None) -> KeyStore:
     """Return the key store, for commands that need no KMS."""
     from ..keystore import KeyStore
 
-    return KeyStore(engine(database_url))
+    return KeyStore(*key_store_place(database_url, database_schema))
 
 
 def vault(**options: Any) -> Vault:

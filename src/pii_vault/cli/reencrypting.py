@@ -93,6 +93,7 @@ def reencrypt(
     scheduler: Scheduler = None,
     dry_run: DryRun = False,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -110,11 +111,12 @@ def reencrypt(
     tables = metadata_of(metadata)
     _check_tenant_column(tables, tenant_column)
     settings: dict[str, Any] = {"kms": kms, "endpoint_url": endpoint_url, "platform_key": platform_key}
-    vault = options.vault(database_url=database_url, **settings)
+    settings |= {"database_url": database_url, "database_schema": database_schema}
+    vault = options.vault(**settings)
     database = options.application_engine(database_url, application_url)
     vault.attach(database, tenant_column=tenant_column)
     task = ApplicationTask(metadata, tenant_column)
-    whole = options.settings(database_url=database_url, application_url=application_url, **settings)
+    whole = options.settings(application_url=application_url, **settings)
     crew = _crew(task, whole, workers, scheduler)
     how: dict[str, Any] = {"rate": rate, "max_lag": max_lag, "crew": crew}
     how |= {"batch": batch} if batch is not None else {}

@@ -60,6 +60,7 @@ def rewrap(
     ] = None,
     dry_run: options.DryRun = False,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -79,7 +80,12 @@ def rewrap(
     elif under is not None or rate is not None or workers is not None:
         raise typer.BadParameter("--from, --rate and --workers belong to --all")
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     if to_platform:
         to = vault.platform_key

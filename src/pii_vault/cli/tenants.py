@@ -67,6 +67,7 @@ def tenant_add(
     rotation_days: RotationDays = None,
     follow_kms: FollowKms = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -79,7 +80,12 @@ def tenant_add(
     options.check_external_id(role_arn, external_id)
     days = _number("--rotation-days", "days", rotation_days)
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     with output.waiting(f"registering {name}"):
         record = vault.add_tenant(
@@ -93,13 +99,15 @@ def tenant_add(
         )
     whose = "" if key is not None else ", under the platform's KMS key"
     said = f"tenant {record.name} is registered, keyset {record.identity.keyset_id:08x}{whose}"
-    _done("add", name, said, database_url, json)
+    _done("add", name, said, database_url, database_schema, json)
 
 
 @tenant.command("list")
-def tenant_list(database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+def tenant_list(
+    database_url: options.DatabaseUrl = None, database_schema: options.DatabaseSchema = None, json: options.Json = False
+) -> None:
     """List the tenants with their key versions and KMS keys."""
-    found = [Tenant.of(each) for each in options.key_store(database_url).summaries()]
+    found = [Tenant.of(each) for each in options.key_store(database_url, database_schema).summaries()]
     if json:
         output.show_json("tenant list", found)
         return
@@ -132,9 +140,14 @@ def tenant_list(database_url: options.DatabaseUrl = None, json: options.Json = F
 
 
 @tenant.command("show")
-def tenant_show(name: options.Tenant, database_url: options.DatabaseUrl = None, json: options.Json = False) -> None:
+def tenant_show(
+    name: options.Tenant,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+    json: options.Json = False,
+) -> None:
     """Show everything that the key store knows about a tenant. Asks no KMS."""
-    found = TenantDetails.of(options.key_store(database_url).load(name, even_erased=True))
+    found = TenantDetails.of(options.key_store(database_url, database_schema).load(name, even_erased=True))
     if json:
         output.show_json("tenant show", found)
         return
@@ -175,6 +188,7 @@ def tenant_set(
     ttl: Ttl = None,
     grace: Grace = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -192,25 +206,30 @@ def tenant_set(
         raise typer.BadParameter("say what to change: --rotation-days, --follow-kms, --no-follow-kms or --ttl")
     days, held = _number("--rotation-days", "days", rotation_days), _number("--ttl", "seconds", ttl)
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     said = []
     if ttl is not None:
         vault.set_terms(name, ttl=held, grace=grace or 0)
         said.append(
-            f"tenant {name}: keys are held {_terms(TenantDetails.of(options.key_store(database_url).load(name)))}"
+            f"tenant {name}: keys are held {_terms(TenantDetails.of(options.key_store(database_url, database_schema).load(name)))}"
         )
     if rotation_days is not None or follow_kms is not None:
-        before = options.key_store(database_url).load(name).tenant.policy
+        before = options.key_store(database_url, database_schema).load(name).tenant.policy
         vault.set_rotation(
             name,
             days=before.rotation_days if rotation_days is None else days,
             follows_kms=before.follows_kms if follow_kms is None else follow_kms,
         )
-        found = TenantDetails.of(options.key_store(database_url).load(name))
+        found = TenantDetails.of(options.key_store(database_url, database_schema).load(name))
         when = f"next on {day(found.due_at)}" if found.due_at is not None else "but has no active data key now"
         said.append(f"tenant {name} is rotated {_rotation(found)}, {when}")
-    _done("set", name, "; ".join(said), database_url, json)
+    _done("set", name, "; ".join(said), database_url, database_schema, json)
 
 
 @tenant.command("suspend")
@@ -218,6 +237,7 @@ def tenant_suspend(
     name: options.Tenant,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -226,11 +246,16 @@ def tenant_suspend(
 ) -> None:
     """Let a tenant neither seal nor open until it is resumed. Its KMS is not asked."""
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     changed = vault.suspend(name, reason)
     said = f"tenant {name} is suspended" if changed else f"tenant {name} was suspended already"
-    _done("suspend", name, said, database_url, json)
+    _done("suspend", name, said, database_url, database_schema, json)
 
 
 @tenant.command("resume")
@@ -238,6 +263,7 @@ def tenant_resume(
     name: options.Tenant,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -246,17 +272,26 @@ def tenant_resume(
 ) -> None:
     """End a tenant's suspension. Its KMS is not asked."""
     vault = options.vault(
-        database_url=database_url, kms=kms, endpoint_url=endpoint_url, platform_key=platform_key, actor=actor
+        database_url=database_url,
+        database_schema=database_schema,
+        kms=kms,
+        endpoint_url=endpoint_url,
+        platform_key=platform_key,
+        actor=actor,
     )
     changed = vault.resume(name, reason)
     said = f"tenant {name} is in use again" if changed else f"tenant {name} was not suspended"
-    _done("resume", name, said, database_url, json)
+    _done("resume", name, said, database_url, database_schema, json)
 
 
-def _done(command: str, name: str, said: str, database_url: str | None, json: bool) -> None:
+def _done(
+    command: str, name: str, said: str, database_url: str | None, database_schema: str | None, json: bool
+) -> None:
     """Print what was done; as JSON, how the tenant stands now."""
     if json:
-        output.show_json(f"tenant {command}", TenantDetails.of(options.key_store(database_url).load(name)))
+        output.show_json(
+            f"tenant {command}", TenantDetails.of(options.key_store(database_url, database_schema).load(name))
+        )
     else:
         output.show_text(said)
 

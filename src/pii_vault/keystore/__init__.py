@@ -2,9 +2,9 @@
 
 from .change import Change as Change
 from .change import SupersededError as SupersededError
+from .engine import OWN_STATEMENTS as OWN_STATEMENTS
 from .snapshot import KeyStates as KeyStates
 from .snapshot import Snapshot as Snapshot
 from .snapshot import TenantSummary as TenantSummary
-from .store import OWN_STATEMENTS as OWN_STATEMENTS
 from .store import AuditKeyRecord as AuditKeyRecord
 from .store import KeyStore as KeyStore

@@ -20,11 +20,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..blind_index import NOTHING, SlotRecord
 from ..chain import Entry
-from ..errors import ConfigurationError, KeyLimitError, KeyStoreBusyError, KeyStoreError, TenantErasedError
+from ..errors import KeyLimitError, KeyStoreBusyError, KeyStoreError, TenantErasedError
 from ..keys import USE_LIMIT, Purpose, TenantRecord
 from ..stages import AdoptionRecord
 from . import rows, schema
 from .change import Change, SupersededError
+from .engine import own_engine
 from .schema import adoptions, application, audit, audit_keys, key_use, tenants
 from .schema_change import schema_change
 from .snapshot import (
@@ -39,9 +40,6 @@ from .snapshot import (
     tenant_uid,
     to_look_at,
 )
-
-OWN_STATEMENTS: Final = "pii_vault_own_statements"
-"""The execution option that marks the key store's statements: on an engine that is attached too, they need no keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +81,12 @@ class KeyStore:
 
     Args:
         engine: A synchronous engine on PostgreSQL or SQLite; the application's database or another.
+        schema: The schema that the tables lie in, on PostgreSQL; None for where the engine's search path leads.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        if engine.dialect.name not in schema.DIALECTS:
-            raise ConfigurationError(
-                f"the key store needs PostgreSQL or SQLite, not {engine.dialect.name}",
-                hint="give the vault a database of its own; the application's may be of any kind",
-            )
-        self._engine = engine.execution_options(**{OWN_STATEMENTS: True})
+    def __init__(self, engine: Engine, schema: str | None = None) -> None:
+        self._engine = own_engine(engine, schema)
+        self._schema = schema
         self._app_uid: bytes | None = None
         self._fits = False
         self._parents_pools: list[Pool] = []
@@ -105,8 +100,8 @@ class KeyStore:
 
         Safe to call at every start and from several processes at once.
         """
-        with self._translated(), schema_change(self._engine) as connection:
-            if not inspect(connection).has_table(schema.revision.name):
+        with self._translated(), schema_change(self._engine, self._schema) as connection:
+            if not self._has_tables(connection):
                 schema.metadata.create_all(connection)
             if connection.scalar(select(schema.revision.c.version_num)) is None:
                 connection.execute(insert(schema.revision).values(version_num=schema.REVISION))
@@ -482,11 +477,16 @@ class KeyStore:
             return KeyStoreError(f"the key store failed with {failure}", hint=hint)
         try:
             with self._engine.connect() as connection:
-                if not inspect(connection).has_table(schema.revision.name):
+                if not self._has_tables(connection):
                     hint = "run `pii-vault db upgrade`, or Vault.create_all()"
+                    if connection.dialect.name == "postgresql" and self._schema is None:
+                        hint += "; or, if the key store has a schema of its own, name it"
         except SQLAlchemyError:
             pass
         return KeyStoreError(f"the key store failed with {failure}", hint=hint)
+
+    def _has_tables(self, connection: Connection) -> bool:
+        return inspect(connection).has_table(schema.revision.name, schema=self._schema)
 
     def _forget_connections(self) -> None:
         """Open connections of our own: in a forked child, those in the pool are still the parent's."""

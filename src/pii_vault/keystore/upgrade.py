@@ -19,8 +19,9 @@ from sqlalchemy.exc import DBAPIError
 
 from .. import primitives
 from ..errors import KeyStoreError
-from . import schema
-from .schema_change import schema_change
+from . import schema as tables
+from .engine import own_engine
+from .schema_change import enter, schema_change
 from .store import KeyStore
 
 if TYPE_CHECKING:
@@ -46,41 +47,47 @@ class Status:
     problems: tuple[str, ...]
 
 
-def upgrade(engine: Engine) -> str:
+def upgrade(engine: Engine, schema: str | None = None) -> str:
     """Bring the schema to this release and give the application its uid. Doing it again changes nothing.
 
     All in one transaction; a second process that upgrades at once waits, and then finds nothing to do.
+
+    Args:
+        engine: On the key store's database.
+        schema: PostgreSQL's schema that the key store has for itself, made where it is missing; None for where the
+            engine's search path leads.
 
     Returns:
         The revision.
 
     Raises:
-        KeyStoreError: the schema is of a newer release, or the database failed.
+        KeyStoreError: the tables are of a newer release, the database failed, or the schema may not be made or used.
+        ConfigurationError: the database cannot have such a schema.
     """
-    store = KeyStore(engine)
-    with _translated(), schema_change(engine) as connection:
-        _refuse_newer(_revision(connection))
+    store = KeyStore(engine, schema)
+    with _translated(), schema_change(own_engine(engine, schema), schema) as connection:
+        _refuse_newer(_revision(connection, schema))
         _run(connection)
     store.ensure_application(primitives.random_uid, datetime.now(UTC))
-    return schema.REVISION
+    return tables.REVISION
 
 
-def current(engine: Engine) -> str | None:
-    """Return the revision of the database's schema, or None when it has none."""
-    with _translated(), engine.connect() as connection:
-        return _revision(connection)
+def current(engine: Engine, schema: str | None = None) -> str | None:
+    """Return the revision of the key store's tables, or None when there are none. Arguments are as for `upgrade`."""
+    with _looking(engine, schema) as connection:
+        return _revision(connection, schema)
 
 
-def check(engine: Engine) -> Status:
-    """Compare the database with what this release needs; changes nothing."""
-    with _translated(), engine.connect() as connection:
-        found = _revision(connection)
-        return Status(found, schema.REVISION, tuple(_problems(connection, found)))
+def check(engine: Engine, schema: str | None = None) -> Status:
+    """Compare the tables with what this release needs; changes nothing. Arguments are as for `upgrade`."""
+    with _looking(engine, schema) as connection:
+        found = _revision(connection, schema)
+        return Status(found, tables.REVISION, tuple(_problems(connection, schema, found)))
 
 
 def options() -> dict[str, Any]:
     """Return what a migration context needs to know, for this module and for `migrations/env.py`."""
-    names = frozenset(schema.metadata.tables)
+    names = frozenset(tables.metadata.tables)
 
     def ours(name: str | None, kind: str, parents: Any) -> bool:
         if kind == "schema":
@@ -88,11 +95,19 @@ def options() -> dict[str, Any]:
         return (name if kind == "table" else parents.get("table_name")) in names
 
     return {
-        "target_metadata": schema.metadata,
-        "version_table": schema.revision.name,
+        "target_metadata": tables.metadata,
+        "version_table": tables.revision.name,
         "include_name": ours,
         "transaction_per_migration": False,
     }
+
+
+@contextmanager
+def _looking(engine: Engine, schema: str | None) -> Iterator[Connection]:
+    """Give a connection that finds the tables; a schema that is missing has none."""
+    with _translated(), own_engine(engine, schema).connect() as connection:
+        enter(connection, schema)
+        yield connection
 
 
 def _run(connection: Connection) -> None:
@@ -101,7 +116,7 @@ def _run(connection: Connection) -> None:
     script = _script()
 
     def steps(revision: Any, _context: MigrationContext) -> Any:
-        return script._upgrade_revs(schema.REVISION, revision)
+        return script._upgrade_revs(tables.REVISION, revision)
 
     context = _context(connection, fn=steps, script=script)
     with Operations.context(context):
@@ -120,39 +135,39 @@ def _context(connection: Connection, **more: Any) -> MigrationContext:
     return MigrationContext.configure(connection, opts=options() | more)
 
 
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(schema.revision.name):
+def _revision(connection: Connection, schema: str | None) -> str | None:
+    if not inspect(connection).has_table(tables.revision.name, schema=schema):
         return None
-    found: str | None = connection.scalar(select(schema.revision.c.version_num))
+    found: str | None = connection.scalar(select(tables.revision.c.version_num))
     return found
 
 
 def _refuse_newer(found: str | None) -> None:
-    if found is not None and found not in schema.REVISIONS:
+    if found is not None and found not in tables.REVISIONS:
         raise KeyStoreError(
-            f"the key store has schema revision {found}, this release of pii_vault knows {schema.REVISION}",
+            f"the key store has schema revision {found}, this release of pii_vault knows {tables.REVISION}",
             hint="the tables are of a newer release: upgrade pii_vault",
         )
 
 
-def _problems(connection: Connection, found: str | None) -> Iterator[str]:
+def _problems(connection: Connection, schema: str | None, found: str | None) -> Iterator[str]:
     if found is None:
-        yield "the database has no key store"
+        yield f"the {'database' if schema is None else f'schema {schema!r}'} has no key store"
         return
-    if found not in schema.REVISIONS:
+    if found not in tables.REVISIONS:
         yield "the key store's tables are of a newer release of pii_vault"
         return
-    if found != schema.REVISION:
+    if found != tables.REVISION:
         yield "the key store's tables are of an older release of pii_vault"
         return
     from alembic.autogenerate import compare_metadata
 
-    for difference in compare_metadata(_context(connection), schema.metadata):
+    for difference in compare_metadata(_context(connection), tables.metadata):
         yield f"the tables differ from this release: {_named(difference)}"
     missing = _expected_triggers(connection) - _triggers(connection)
-    for name in sorted(missing):
+    for name, _ in sorted(missing):
         yield f"the trigger {name} is missing, so key records could be changed or deleted"
-    if connection.scalar(select(schema.application.c.uid)) is None:
+    if connection.scalar(select(tables.application.c.uid)) is None:
         yield "the application has no uid"
 
 
@@ -165,17 +180,23 @@ def _named(difference: Any) -> str:
     return f"{operation} {'.'.join(name for name in names if name)}"
 
 
-def _expected_triggers(connection: Connection) -> set[str]:
-    statements = schema.trigger_statements(connection.dialect.name)
-    return {name for statement in statements for name in re.findall(r"CREATE TRIGGER (\w+)", statement)}
+def _expected_triggers(connection: Connection) -> set[tuple[str, str]]:
+    """Return names of triggers, each with its table's."""
+    statements = tables.trigger_statements(connection.dialect.name)
+    made = re.compile(r"CREATE TRIGGER (\w+) BEFORE [\w ]+? ON (\w+)")
+    return {found for statement in statements for found in made.findall(statement)}
 
 
-def _triggers(connection: Connection) -> set[str]:
+def _triggers(connection: Connection) -> set[tuple[str, str]]:
     if connection.dialect.name == "postgresql":
-        found = text("SELECT tgname FROM pg_trigger WHERE tgenabled <> 'D' AND NOT tgisinternal")
+        # Visible is what a name without a schema means here: another key store may lie beside this one.
+        found = text(
+            "SELECT tgname, relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+            "WHERE tgenabled IN ('O', 'A') AND NOT tgisinternal AND pg_table_is_visible(tgrelid)"
+        )
     else:
-        found = text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-    return set(connection.scalars(found))
+        found = text("SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'")
+    return {(name, table) for name, table in connection.execute(found)}
 
 
 @contextmanager
