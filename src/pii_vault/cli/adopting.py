@@ -84,6 +84,7 @@ def adopt_status(
     name: ContextOrAll = None,
     application_url: options.ApplicationUrl = None,
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -95,7 +96,7 @@ def adopt_status(
     and nothing is changed. No KMS is asked. Exits with 1 when something is not as the stage says.
     """
     settings: dict[str, Any] = {"kms": kms, "endpoint_url": endpoint_url, "platform_key": platform_key}
-    vault = options.vault(database_url=database_url, **settings)
+    vault = options.vault(database_url=database_url, database_schema=database_schema, **settings)
     tables = metadata_of(metadata)
     engine = options.application_engine(database_url, application_url)
     names = [name] if name is not None else vault.adoptions(tables)
@@ -124,6 +125,7 @@ def adopt_next(
     quiet: Quiet = 10.0,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -136,6 +138,7 @@ def adopt_next(
     in any way, it is taken again and goes on. Exits with 1 when something is in the way, and says what.
     """
     settings: dict[str, Any] = {"kms": kms, "endpoint_url": endpoint_url, "platform_key": platform_key, "actor": actor}
+    settings |= {"database_schema": database_schema}
     adoption = _adoption(name, metadata, application_url, tenant_column, tenant, database_url, settings)
     with rows_done(None, lines=json) as progress:
         adoption.next(reason=reason, pace=_pace(batch, rate, max_lag), quiet=quiet, progress=progress)
@@ -154,6 +157,7 @@ def adopt_rollback(
     max_lag: MaxLag = None,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -165,6 +169,7 @@ def adopt_rollback(
     Deploy the release that fits the stage before it first: what it reads and writes is what counts then.
     """
     settings: dict[str, Any] = {"kms": kms, "endpoint_url": endpoint_url, "platform_key": platform_key, "actor": actor}
+    settings |= {"database_schema": database_schema}
     adoption = _adoption(name, metadata, application_url, tenant_column, tenant, database_url, settings)
     with rows_done(None, lines=json) as progress:
         adoption.rollback(reason=reason, pace=_pace(batch, rate, max_lag), progress=progress)
@@ -182,6 +187,7 @@ def adopt_fallback(
     tenant: OnlyTenant = None,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
     endpoint_url: options.EndpointUrl = None,
     platform_key: options.PlatformKey = None,
@@ -196,6 +202,7 @@ def adopt_fallback(
     if end == (days is not None):
         raise typer.BadParameter("name the days, or give --end")
     settings: dict[str, Any] = {"kms": kms, "endpoint_url": endpoint_url, "platform_key": platform_key, "actor": actor}
+    settings |= {"database_schema": database_schema}
     adoption = _adoption(name, metadata, application_url, tenant_column, tenant, database_url, settings)
     until = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with output.waiting(f"writing into audit logs of {name}"):

@@ -216,9 +216,8 @@ def tenant_set(
     said = []
     if ttl is not None:
         vault.set_terms(name, ttl=held, grace=grace or 0)
-        said.append(
-            f"tenant {name}: keys are held {_terms(TenantDetails.of(options.key_store(database_url, database_schema).load(name)))}"
-        )
+        held_now = TenantDetails.of(options.key_store(database_url, database_schema).load(name))
+        said.append(f"tenant {name}: keys are held {_terms(held_now)}")
     if rotation_days is not None or follow_kms is not None:
         before = options.key_store(database_url, database_schema).load(name).tenant.policy
         vault.set_rotation(
