@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, create_engine, event, select, text
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, create_engine, event, inspect, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.world import World
 
 from pii_vault import EncryptedString, Vault
 from pii_vault.errors import KeyLimitError, KeyStoreError, PiiVaultError
+from pii_vault.keystore import KeyStore, schema
+from pii_vault.keystore.upgrade import check, upgrade
+from pii_vault.stages import AdoptionRecord, Stage
 
-TABLES = "SELECT tablename FROM pg_tables WHERE tablename LIKE 'pii\\_vault\\_%'"  # with the underscores of their names
+TABLES = """SELECT CASE schemaname WHEN 'public' THEN tablename ELSE schemaname || '.' || tablename END FROM pg_tables
+WHERE tablename LIKE 'pii\\_vault\\_%'"""  # with the underscores of their names
 
 
 class Base(DeclarativeBase):
@@ -53,7 +58,8 @@ def as_role(world: World) -> Iterator[Callable[..., Engine]]:
         roles.append(role)
         with world.engine.begin() as connection:
             connection.exec_driver_sql(f'CREATE ROLE "{role}"')
-            connection.exec_driver_sql(f'GRANT ALL ON people, people_id_seq TO "{role}"')
+            if inspect(connection).has_table("people"):
+                connection.exec_driver_sql(f'GRANT ALL ON people, people_id_seq TO "{role}"')
             names = ", ".join(connection.scalars(text(TABLES)))
             for grant in grants:
                 connection.exec_driver_sql(f'GRANT {grant.format(tables=names)} TO "{role}"')
@@ -243,3 +249,85 @@ def test_an_application_that_writes_tokens_has_to_be_able_to_say_what_they_are(
         write()
     write("INSERT ON pii_vault_index_slots")
     write()  # it stands there by now
+
+
+def test_whoever_adopts_columns_adds_steps_and_everybody_reads_them(
+    world: World, as_role: Callable[..., Engine]
+) -> None:
+    now = datetime.now(UTC)
+    steps = [
+        AdoptionRecord("people.email", number, stage, "people", "plain", "email", None, None, now, "operator", "")
+        for number, stage in enumerate((Stage.ADDED, Stage.FILLED), 1)
+    ]
+    reader = KeyStore(as_role("SELECT ON {tables}"))
+    operator = KeyStore(as_role("SELECT ON {tables}", "INSERT ON pii_vault_adoptions"))
+    for step in steps:
+        with pytest.raises(KeyStoreError, match=r"InsufficientPrivilege.*docs/security\.md"):
+            reader.add_adoption_step(step)
+        operator.add_adoption_step(step)
+    assert reader.adoption_steps("people.email") == steps
+    assert reader.adoptions() == steps[-1:]
+    others = f"SELECT ON {', '.join(set(schema.metadata.tables) - {'pii_vault_adoptions'})}"
+    with pytest.raises(KeyStoreError, match=r"InsufficientPrivilege.*docs/security\.md"):
+        KeyStore(as_role(others)).adoptions()
+
+
+class TestInASchemaOfItsOwn:
+    """The same roles, and USAGE on the schema: without it no right on a table is of any use."""
+
+    @pytest.fixture
+    def world(self, postgres_url: str, world_on: Callable[..., World], make_engine: Callable[..., Engine]) -> World:
+        upgrade(make_engine(postgres_url), "vault")
+        return world_on(postgres_url, Base.metadata, schema="vault")
+
+    def test_every_role_needs_to_use_the_schema(self, world: World, as_role: Callable[..., Engine]) -> None:
+        rights = ("SELECT, INSERT, UPDATE ON {tables}", "CREATE ON DATABASE {database}")
+        engine = as_role(*(each.replace("{database}", str(world.engine.url.database)) for each in rights))
+        with pytest.raises(KeyStoreError, match=r"InsufficientPrivilege.*docs/security\.md"):
+            Vault(engine, kms=world.kms, schema="vault").tenants()
+        for look in (check, upgrade):
+            with pytest.raises(KeyStoreError, match=r"may not use the schema 'vault'.*docs/security\.md"):
+                look(engine, "vault")
+
+    def test_an_application_needs_to_read_and_where_it_writes_to_count(
+        self, world: World, as_role: Callable[..., Engine]
+    ) -> None:
+        reader = as_role("USAGE ON SCHEMA vault", "SELECT ON {tables}")
+        writer = as_role("USAGE ON SCHEMA vault", "SELECT ON {tables}", "UPDATE ON vault.pii_vault_key_use")
+        for engine in (writer, reader):
+            vault = Vault(engine, kms=world.kms, schema="vault")
+            vault.attach(engine, tenant_column="tenant_id")
+            with vault.tenant("acme"), Session(engine) as session, session.begin():
+                if engine is writer:
+                    session.add_all(Person(tenant_id="acme", email=f"{number}@example.com") for number in range(3000))
+                else:
+                    assert len(session.scalars(select(Person.email)).all()) == 3000
+            assert check(engine, "vault").problems == ()
+            with pytest.raises(KeyStoreError, match="InsufficientPrivilege"):
+                vault.rotate("acme")
+
+    def test_what_changes_keys_needs_no_more_than_without_one(
+        self, world: World, as_role: Callable[..., Engine]
+    ) -> None:
+        engine = as_role("USAGE ON SCHEMA vault", "SELECT, INSERT, UPDATE ON {tables}")
+        vault = Vault(engine, kms=world.kms, schema="vault")
+        vault.add_tenant("new", key=world.kms.create_key())
+        assert vault.rotate("new").version == 2
+        assert vault.audit.verify("new").problems == ()
+
+    def test_an_upgrade_makes_the_schema_if_the_role_may_or_says_who_has_to(
+        self, world: World, as_role: Callable[..., Engine]
+    ) -> None:
+        stranger = as_role()
+        with pytest.raises(KeyStoreError, match=r"no schema 'second'.*may not create one.*CREATE SCHEMA \"second\""):
+            upgrade(stranger, "second")
+        with world.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE SCHEMA second")
+        used = as_role("USAGE ON SCHEMA second")
+        with pytest.raises(KeyStoreError, match="InsufficientPrivilege"):
+            upgrade(used, "second")
+        owner = as_role("USAGE, CREATE ON SCHEMA second")
+        assert upgrade(owner, "second") == schema.REVISION
+        maker = as_role(f"CREATE ON DATABASE {world.engine.url.database}")
+        assert upgrade(maker, "third") == upgrade(maker, "third") == schema.REVISION
+        assert check(maker, "third").problems == ()
