@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.support.alembic_app import AlembicApp
 from tests.support.catalogue import catalogue
+from tests.support.command import commands, pii_vault_command, pii_vault_here
 from tests.support.old_key_stores import write_key_store
 from tests.support.vectors import load
 
@@ -411,8 +412,64 @@ def test_a_search_path_in_the_url_leads_there_too(engine: Engine, postgres_url: 
     assert check(engine).problems == ()
 
 
+def test_a_schema_without_a_key_store_is_not_taken_for_another_one(engine: Engine, kms: LocalKms) -> None:
+    upgrade(engine)
+    assert current(engine, "elsewhere") is None
+    assert check(engine, "elsewhere").problems == ("the schema 'elsewhere' has no key store",)
+    with pytest.raises(KeyStoreError, match="pii-vault db upgrade"):
+        Vault(engine, kms=kms, schema="elsewhere").tenants()
+
+
 def test_whoever_forgets_the_schema_is_told_of_it(vault: Vault, engine: Engine, kms: LocalKms) -> None:
     with pytest.raises(KeyStoreError, match="if the key store has a schema of its own, name it"):
         Vault(engine, kms=kms).tenants()
-    with pytest.raises(KeyStoreError, match="pii-vault db upgrade"):
-        Vault(engine, kms=kms, schema="elsewhere").tenants()
+
+
+# In commands.
+
+
+def test_commands_are_told_the_schema_by_option_variable_or_file(
+    engine: Engine, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    variables = {"PII_VAULT_DATABASE_URL": postgres_url, "PII_VAULT_KMS": f"local:{tmp_path / 'kms.json'}"}
+    option, variable = ("--database-schema", "vault"), {"PII_VAULT_DATABASE_SCHEMA": "vault"}
+    done = pii_vault_here("db", "check", *option, **variables)
+    assert (done.code, done.out) == (1, "the schema 'vault' has no key store\n")
+    assert pii_vault_here("db", "upgrade", *option, **variables).out.endswith(f"revision {schema.REVISION}\n")
+    assert tables_in(engine, "public") == set()
+    assert pii_vault_here("db", "current", **variables, **variable).out == f"{schema.REVISION}\n"
+    assert pii_vault_here("db", "current", **variables).out == "none\n"
+    (tmp_path / "pii-vault.toml").write_text('database_schema = "vault"\n')
+    assert pii_vault_here("tenant", "add", "acme", **variables).code == 0
+    assert pii_vault_here("db", "check", **variables).code == 0
+    assert pii_vault_here("key", "rotate", "acme", **variables).code == 0
+    assert pii_vault_here("audit", "verify", "acme", **variables).code == 0
+    elsewhere = pii_vault_here("tenant", "list", "--database-schema", "other", **variables)
+    assert (elsewhere.code, elsewhere.out) == (1, "")
+    sqlite = pii_vault_here("db", "upgrade", "--database-url", f"sqlite:///{tmp_path / 'k.sqlite3'}")
+    assert (sqlite.code, "only on PostgreSQL" in sqlite.err) == (1, True)
+
+
+def test_every_command_that_looks_into_the_key_store_takes_the_option() -> None:
+    found = {name: {each for param in command.params for each in param.opts} for name, command in commands().items()}
+    with_url = {name for name, options in found.items() if "--database-url" in options} - {"demo"}
+    assert len(with_url) > 25
+    assert {name for name, options in found.items() if "--database-schema" in options} == with_url
+
+
+def test_workers_are_told_the_schema(
+    engine: Engine, vault: Vault, postgres_url: str, kms: LocalKms, tmp_path: Path
+) -> None:
+    vault.add_tenant("acme")
+    with vault.tenant("acme"), Session(engine) as session, session.begin():
+        session.add_all(Person(tenant_id="acme", email=f"{number}@example.com") for number in range(50))
+    vault.rotate("acme")
+    done = pii_vault_command(
+        *("reencrypt", "acme", "--metadata", f"{__name__}:Base", "--workers", "2", "--database-schema", "vault"),
+        PII_VAULT_DATABASE_URL=postgres_url,
+        PII_VAULT_KMS=f"local:{tmp_path / 'kms.json'}",
+        PYTHONPATH=str(Path(__file__).resolve().parents[2]),
+    )
+    assert done.code == 0, done.err
+    assert scalars(engine, "SELECT DISTINCT get_byte(email, 6) FROM people") == [2]
