@@ -75,6 +75,12 @@ class Story:
         time.sleep(self.seconds)
         return f"release {models.__name__!r} is deployed"
 
+    def stop(self) -> None:
+        """Let nobody write any longer."""
+        if self.deployed is not None:
+            self.deployed.stop()
+            self.deployed = None
+
     def step(self, direction: str, models: Any) -> str:
         """Take a step with each column: `pii-vault adopt next`, or `rollback`."""
         for column in COLUMNS:
@@ -133,8 +139,7 @@ class Story:
             return str(connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")))
 
     def close(self) -> None:
-        if self.deployed is not None:
-            self.deployed.stop()
+        self.stop()
         self.vault.close()
         self.engine.dispose()
 
@@ -186,8 +191,7 @@ def play(story: Story, console: Console, *, back: bool) -> list[str]:
             done = story.step(argument, models) if kind == "step" else what[kind]()
             counts = (journal.writes, journal.reads, len(journal.failures), len(journal.wrong))
             table.add_row(done, *(f"{each:,}" for each in counts))
-        assert story.deployed is not None
-        story.deployed.stop()
+        story.stop()
         lost = story.lost(last)
         console.print(table)
         console.print(f"{len(journal.values):,} rows compared with what was acknowledged: {len(lost):,} differ")

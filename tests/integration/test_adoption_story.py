@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, text
 from tests.support.adoption_app import EXAMPLE, ProcessRelease, example
 from tests.support.child_server import ServerUnavailableError
 from tests.support.postgres import EmbeddedPostgres
@@ -37,7 +38,7 @@ def logical_server() -> Iterator[EmbeddedPostgres]:
 
 
 def test_a_hundred_thousand_rows_go_all_the_way_and_back_on_postgresql(
-    logical_server: EmbeddedPostgres, tmp_path: Path
+    logical_server: EmbeddedPostgres, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
     url = logical_server.url(logical_server.create_database())
     story = story_on(url, tmp_path, ROWS)
@@ -45,21 +46,27 @@ def test_a_hundred_thousand_rows_go_all_the_way_and_back_on_postgresql(
     try:
         story.migrate("0001")
         story.seed()
-        follow(story, run.up())
-        story.deployed.stop()
+        engine = make_engine(url, isolation_level="AUTOCOMMIT")
+        first, *way = run.up()
+        follow(story, [first])
+        with engine.connect() as connection:
+            assert plaintext_in_log(connection, lambda: time.sleep(0.3)) > 10
+        follow(story, way)
+        story.stop()
         assert story.journal.writes > 2 * ROWS + 500
         assert story.journal.reads > 200
         assert (story.journal.failures, story.journal.wrong, story.lost(releases.Final)) == ([], [], [])
-        with create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
+        with engine.connect() as connection:
             assert plaintext_in_log(connection, lambda: write_more(story)) == 0
+            connection.exec_driver_sql("CHECKPOINT")
+            assert plaintext_in_files(connection) > ROWS
             # What was dropped is wiped by nobody: its statistics hold values, too.
             connection.exec_driver_sql("VACUUM FULL")
             connection.exec_driver_sql("CHECKPOINT")
             assert plaintext_in_files(connection) == 0
-        story.deployed = None
         story.deploy(releases.Final)
         follow(story, run.down())
-        story.deployed.stop()
+        story.stop()
         assert (story.journal.failures, story.journal.wrong, story.lost(releases.Plain)) == ([], [], [])
     finally:
         story.close()
@@ -134,9 +141,8 @@ def follow(story: Any, way: list[tuple[str, str, Any]]) -> None:
 
 def write_more(story: Any) -> None:
     """Let the last release write for a moment."""
-    story.deployed = None
     story.deploy(example("releases").Final)
-    story.deployed.stop()
+    story.stop()
 
 
 def plaintext_in_log(connection: Connection, write: Any) -> int:

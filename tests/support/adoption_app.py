@@ -54,9 +54,8 @@ class ProcessRelease:
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.stdout is not None
-        said = json.loads(self._process.stdout.read())
-        assert self._process.wait() == 0
+        said = json.loads(self._process.communicate()[0])
+        assert self._process.returncode == 0
         for table, key, value in said["written"]:
             self._journal.wrote(table, key, value)
         self._journal.writes += said["writes"] - len(said["written"])
