@@ -33,6 +33,9 @@ IV_BYTES: Final = 12
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = HEADER_BYTES + IV_BYTES + TAG_BYTES
 
+PLAINTEXT_MARK: Final = b"~"
+"""What a plaintext begins with that is delivered in a sealed value's place. No sealed value begins so."""
+
 MAX_KEYSET_ID: Final = 0xFFFF_FFFF
 MAX_VERSION: Final = 0xFFFF
 MAX_GENERATION: Final = 0xFF

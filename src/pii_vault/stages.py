@@ -94,3 +94,8 @@ class AdoptionRecord:
     made_at: datetime
     made_by: str
     reason: str = ""
+
+    def falls_back(self, now: datetime) -> bool:
+        """Say whether a read may take the plaintext at this time where the sealed column is empty."""
+        is_between = self.stage is not Stage.NONE and not self.stage.sealed_counts
+        return is_between and self.fallback_until is not None and now < self.fallback_until

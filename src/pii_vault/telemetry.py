@@ -28,6 +28,7 @@ TENANT: Final = "pii_vault.tenant"
 OPERATION: Final = "pii_vault.kms.operation"
 OUTCOME: Final = "pii_vault.outcome"
 TABLE: Final = "pii_vault.table"
+CONTEXT: Final = "pii_vault.context"
 REASON: Final = "pii_vault.reason"
 ERROR: Final = "error.type"
 
@@ -86,6 +87,9 @@ class Telemetry:
     def tried_again(self) -> None:
         """Count what a database could not do just now, and was asked for once more."""
 
+    def fell_back(self, context: str) -> None:
+        """Count a value that was read from the plaintext column which a sealed one adopts."""
+
     @contextmanager
     def fetching(self, *, ahead: bool) -> Iterator[None]:
         """Measure a fetch of a keyset."""
@@ -131,6 +135,9 @@ class OpenTelemetry(Telemetry):
         self._calls: Final = meter.create_histogram(
             "pii_vault.kms.duration", "s", "Calls to a KMS, by operation and tenant, with what was tried again."
         )
+        self._fallbacks: Final = meter.create_counter(
+            "pii_vault.adoption.fallbacks", "{value}", "Values read from the plaintext column, by the column's context."
+        )
         self._holders: Final[WeakSet[Holder]] = WeakSet()
         meter.create_observable_gauge(
             "pii_vault.keyring.keysets", [self._count], "{keyset}", "Keysets that this process holds."
@@ -171,6 +178,10 @@ class OpenTelemetry(Telemetry):
     def tried_again(self) -> None:
         """Count it."""
         self._retries.add(1)
+
+    def fell_back(self, context: str) -> None:
+        """Count it."""
+        self._fallbacks.add(1, {CONTEXT: context})
 
     @contextmanager
     def fetching(self, *, ahead: bool) -> Iterator[None]:

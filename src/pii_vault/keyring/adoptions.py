@@ -12,7 +12,7 @@ from typing import Final
 from ..errors import KeyStoreError
 from ..keystore import KeyStore
 from ..stages import AdoptionRecord
-from .terms import NOTICE_SECONDS
+from .terms import LOOK_AGAIN_SECONDS, NOTICE_SECONDS
 
 
 class Adoptions:
@@ -28,6 +28,7 @@ class Adoptions:
         self._monotonic: Final = monotonic
         self._known: dict[str, AdoptionRecord] = {}
         self._due_at = float("-inf")
+        self._again_at = float("-inf")
 
     def is_due(self) -> bool:
         """Say whether it is time to `look`."""
@@ -49,6 +50,15 @@ class Adoptions:
             self._due_at = until
             return
         self._known, self._due_at = known, until
+
+    def may_look_again(self) -> bool:
+        """Say whether somebody may `look_again` who would refuse a read for what is known."""
+        return self._monotonic() >= self._again_at
+
+    def look_again(self) -> None:
+        """Ask the key store out of turn. See `look`."""
+        self._again_at = self._monotonic() + LOOK_AGAIN_SECONDS
+        self.look()
 
     def known(self, context: str) -> AdoptionRecord | None:
         """Return the last step of an adoption as it was when somebody looked; None where there was none."""

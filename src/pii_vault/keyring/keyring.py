@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 from weakref import WeakSet
 
@@ -100,6 +101,14 @@ class Keyring:
         """Say whether it is time for `renewed` in place of a fresh keyset, or for `catch_up`."""
         now = self.clock.monotonic()
         return now >= keyset.refresh_at or now >= self._notices.due_at
+
+    def takes_plaintext(self, context: str) -> bool:
+        """Say whether a plaintext may be read now in place of a value of a context; count it, if so."""
+        known = self.adoptions.known(context)
+        if known is None or not known.falls_back(datetime.fromtimestamp(self.clock.wall(), UTC)):
+            return False
+        self._telemetry.fell_back(context)
+        return True
 
     def is_behind(self) -> bool:
         """Say whether it is time for `catch_up`."""

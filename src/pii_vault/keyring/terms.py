@@ -50,6 +50,10 @@ FAILED_SECONDS_AT_MOST: Final = 16.0
 NOTICE_SECONDS: Final = 5.0
 """How often a process that is in use asks the key store whether keys are to be forgotten. No KMS is asked for that."""
 
+LOOK_AGAIN_SECONDS: Final = 1.0
+"""How often it does so before a read is refused because an adoption is not so far: somebody may just have taken the
+step that the read waits for."""
+
 KEPT_TENANTS: Final = 10_000
 """How many tenants' keysets a process keeps; the least recently used one goes first."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import PiiVaultError, UnsupportedOperationError
-from . import checker, pairing, search, uniqueness
+from . import adopted_reads, checker, pairing, search, uniqueness
 from .attachment import _ATTRIBUTE
 from .comparator import refused
 from .encrypted_type import EncryptedType
@@ -39,8 +39,14 @@ class CheckedCompiler(SQLCompiler):
     unique_values: Mapping[str, Any] = {}
     """The parameters that write columns with a unique index, and the columns' types."""
 
+    adopted_reads: frozenset[adopted_reads.AdoptedRead] = frozenset()
+    """What the statement reads of columns that adopt others, whose values may not all be there."""
+
     _granted: tuple[Any, ...] = ()
     """The columns that may be sealed in the position being rendered."""
+
+    _falling_back: Any = None
+    """The selected column in whose place the plaintext is rendered where it is NULL."""
 
     _returns_rows: bool = True
     """Whether the rows of the SELECT being rendered are what is returned, and nothing is concluded of them."""
@@ -58,7 +64,9 @@ class CheckedCompiler(SQLCompiler):
         if refusal is not None:
             del args, kw
             raise refusal
-        results = (entry[3] for entry in self._result_columns)
+        results = [entry[3] for entry in self._result_columns]
+        for kind in results:
+            self._reads(kind, falls_back=getattr(kind, "falls_back", False))
         binds = (bind.type for bind in getattr(self, "binds", {}).values())
         if self.isinsert or self.isupdate:
             self.unique_values = uniqueness.written(self.binds, getattr(self, _ATTRIBUTE).tenant_column)
@@ -114,8 +122,17 @@ class CheckedCompiler(SQLCompiler):
 
     def _label_select_column(self, select: Any, column: Any, *args: Any, **kw: Any) -> Any:
         # Every column of a SELECT and of RETURNING.
-        with self._grant(checker.check_projected(column)):
-            return super()._label_select_column(select, column, *args, **kw)  # type: ignore[no-untyped-call]
+        bare = checker.check_projected(column)
+        before, self._falling_back = self._falling_back, None
+        if getattr(getattr(bare, "type", None), "falls_back", False):
+            self._falling_back = bare
+            if adopted_reads.plaintext_beside(bare) is None and not adopted_reads.has_fallen_back(bare):
+                self._reads(bare.type)
+        try:
+            with self._grant(bare):
+                return super()._label_select_column(select, column, *args, **kw)  # type: ignore[no-untyped-call]
+        finally:
+            self._falling_back = before
 
     def visit_join(self, join: Any, *args: Any, **kw: Any) -> Any:
         checker.check_join(join)
@@ -136,13 +153,17 @@ class CheckedCompiler(SQLCompiler):
     def visit_textual_select(self, taf: Any, *args: Any, **kw: Any) -> Any:
         self.only_reads = self.only_reads and reads_only(taf.element.text)
         # Its columns tell how to read what the text selects; they are not rendered.
+        for column in taf.column_args:
+            self._reads(column.type)
         with self._grant(*taf.column_args):
             return super().visit_textual_select(taf, *args, **kw)  # type: ignore[no-untyped-call]
 
     def visit_binary(self, binary: Any, *args: Any, **kw: Any) -> Any:
         found = search.translate(binary)
         if found is None:
-            with self._grant(checker.granted_by(binary)):
+            tested = checker.granted_by(binary)
+            self._reads(getattr(tested, "type", None))
+            with self._grant(tested):
                 return super().visit_binary(binary, *args, **kw)  # type: ignore[no-untyped-call]
         before, self._looks_up = self._looks_up, found.by_value
         try:
@@ -152,7 +173,9 @@ class CheckedCompiler(SQLCompiler):
 
     def visit_function(self, func: Any, *args: Any, **kw: Any) -> str:
         if not isinstance(func, TokenOf):
-            with self._grant(checker.granted_by(func)):
+            counted = checker.granted_by(func)
+            self._reads(getattr(counted, "type", None))
+            with self._grant(counted):
                 return super().visit_function(func, *args, **kw)
         self.relies_on(func)
         with self._grant(func.column):
@@ -162,6 +185,7 @@ class CheckedCompiler(SQLCompiler):
         """Note that the statement relies on each value of a column having its token."""
         if self.statement is not None:  # else an index is made
             self.searched |= {search.searched(token)}
+            self._reads(token.column.type)
             self.compares_tokens |= not self._looks_up
 
     def visit_bindparam(self, bindparam: Any, *args: Any, **kw: Any) -> Any:
@@ -197,7 +221,17 @@ class CheckedCompiler(SQLCompiler):
     def visit_column(self, column: Any, *args: Any, **kw: Any) -> str:
         if not any(column is each for each in self._granted) and checker.sealed(column):
             raise refused("an expression of", column)
-        return super().visit_column(column, *args, **kw)
+        sealed = super().visit_column(column, *args, **kw)
+        plaintext = adopted_reads.plaintext_beside(column) if column is self._falling_back else None
+        if plaintext is None:
+            return sealed
+        beside = super().visit_column(plaintext, include_table=kw.get("include_table", True))
+        # Not CASE: in RETURNING, SQLite (3.40.1) can take an IS NULL for false that is true.
+        return f"COALESCE({sealed}, {adopted_reads.marked(self.dialect.name, beside)})"
+
+    def _reads(self, kind: Any, *, falls_back: bool = False) -> None:
+        """Note that values of a type are read."""
+        self.adopted_reads |= frozenset(adopted_reads.read_of(kind, falls_back=falls_back))
 
     @contextmanager
     def _within(self, returned: bool) -> Iterator[None]:

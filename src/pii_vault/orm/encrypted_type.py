@@ -22,7 +22,13 @@ from ..encoding import Encoding
 from ..errors import ConfigurationError, EncodingError
 from .attachment import required
 from .comparator import SealedComparator
-from .processors import indexed_open_processor, indexed_seal_processor, open_processor, seal_processor
+from .processors import (
+    fallback_processor,
+    indexed_open_processor,
+    indexed_seal_processor,
+    open_processor,
+    seal_processor,
+)
 from .tokens import TokenOf, no_such_token
 
 T = TypeVar("T")
@@ -131,8 +137,10 @@ class EncryptedType(TypeDecorator[T]):
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return the function that opens a value."""
+        attachment, context = required(dialect), self._required_context()
         make = indexed_open_processor if self.slots else open_processor
-        return make(required(dialect), self._required_context(), self.encoding())
+        opened = make(attachment, context, self.encoding())
+        return fallback_processor(attachment, context, self.column_name(), opened) if self.falls_back else opened
 
     def literal_processor(self, dialect: Dialect) -> Any:
         """Render no value into SQL text; an error raised here would be wrapped together with the plaintext."""
@@ -197,6 +205,10 @@ class EncryptedType(TypeDecorator[T]):
         own = self.copy()
         own.adopts, own.falls_back, own._cache_key = plaintext, falls_back, None
         return own
+
+    def column_name(self) -> str:
+        """Return what the column is called in messages: with its table, or by its context where it has none."""
+        return str(self.context) if self.home is None else f"{self.home[0].name}.{self.home[1]}"
 
     def within(self, context: str) -> Self:
         """Return a type like this one outside of any table, for values of a context, unless it has been given one."""

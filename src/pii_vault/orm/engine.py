@@ -23,7 +23,7 @@ from sqlalchemy.util import concurrency
 from ..blind_index import Slot
 from ..errors import ConfigurationError, PiiVaultError, ScopeError, TenantMismatchError
 from ..scope import OWN_STATEMENTS, Scope, in_greenlet, no_tenant
-from . import checker, generated, pairing, readiness, uniqueness
+from . import adopted_reads, checker, generated, pairing, readiness, uniqueness
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .compiler import CheckedCompiler, reads_only
 from .encrypted_type import EncryptedType
@@ -98,11 +98,9 @@ class _Hooks:
             pairs = self._facts_about(table).pairs
             if not pairs:
                 return executed, None
-            statement, rows, touched = pairing.paired(statement, multiparams or [params or {}], pairs)
+            statement, rows = pairing.paired(statement, multiparams or [params or {}], pairs)
         except PiiVaultError as error:
             return executed, error.with_traceback(None)
-        if touched and self._attachment.scope() is None:
-            return executed, no_tenant()
         return (statement, rows, {}) if len(rows) > 1 else (statement, [], rows[0]), None
 
     def before_execute(
@@ -141,6 +139,8 @@ class _Hooks:
             return
         if not isinstance(compiled, CheckedCompiler):
             raise ConfigurationError("a statement was compiled for another engine, and so goes unchecked here")
+        if compiled.adopted_reads:
+            adopted_reads.require(self._attachment.keyring, compiled.adopted_reads)
         if not compiled.touches_sealed:
             return
         scope = self._attachment.scope()

@@ -82,17 +82,12 @@ def adopted_column(kind: EncryptedType[Any], columns: Iterable[Any]) -> Any:
     found = next((each for each in columns if each.name == kind.adopts), None)
     if found is None:
         raise ConfigurationError(
-            f"{name_of(kind)} adopts {kind.adopts!r}, and its table has no such column",
+            f"{kind.column_name()} adopts {kind.adopts!r}, and its table has no such column",
             hint="name the plaintext column as the database does; when it is dropped, leave out adopting()",
         )
     if isinstance(found.type, EncryptedType):
-        raise ConfigurationError(f"{name_of(kind)} adopts {kind.adopts!r}, which is an encrypted column itself")
+        raise ConfigurationError(f"{kind.column_name()} adopts {kind.adopts!r}, which is an encrypted column itself")
     return found
-
-
-def name_of(kind: EncryptedType[Any]) -> str:
-    """Return what a sealed column is called in messages."""
-    return str(kind.context) if kind.home is None else f"{kind.home[0].name}.{kind.home[1]}"
 
 
 def pairs_of(table: Any) -> tuple[Pair, ...]:
@@ -135,7 +130,7 @@ def _name(column: Any) -> str:
     return f"{column.table.name}.{column.name}"
 
 
-def paired(statement: Any, rows: Sequence[Row], pairs: Sequence[Pair]) -> tuple[Any, list[Row], bool]:
+def paired(statement: Any, rows: Sequence[Row], pairs: Sequence[Pair]) -> tuple[Any, list[Row]]:
     """Return a statement that sets both columns of each pair of which it sets one.
 
     Args:
@@ -144,17 +139,16 @@ def paired(statement: Any, rows: Sequence[Row], pairs: Sequence[Pair]) -> tuple[
         pairs: The pairs of its table.
 
     Returns:
-        The statement, its rows, and whether it writes one of the pairs.
+        The statement and its rows.
 
     Raises:
         AdoptionError: it gives the columns of a pair different values.
         UnsupportedOperationError: it gives one a value that Python does not see.
     """
     writing = _Writing(statement, list(rows))
-    touched = False
     for pair in pairs:
-        touched |= writing.complete(pair)
-    return writing.statement, writing.rows, touched
+        writing.complete(pair)
+    return writing.statement, writing.rows
 
 
 class _Writing:
@@ -165,8 +159,8 @@ class _Writing:
         self.rows: list[Row] = rows
         self._inserts = isinstance(statement, Insert)
 
-    def complete(self, pair: Pair) -> bool:
-        """Have both columns of a pair set where one is, and say whether one is."""
+    def complete(self, pair: Pair) -> None:
+        """Have both columns of a pair set where one is."""
         if getattr(self.statement, "select", None) is not None:
             self._refuse_select(pair)
         in_values = self._complete_values(pair)
@@ -175,8 +169,7 @@ class _Writing:
             self._drop_from_rows(pair)
         elif in_rows or (self._inserts and pair.default is not _NOT_GIVEN and not in_values):
             self.rows = self._completed_rows(pair, self.rows)
-            in_rows = True
-        return self._complete_upsert(pair) or in_values or in_rows
+        self._complete_upsert(pair)
 
     # What the statement itself says.
 
@@ -215,16 +208,16 @@ class _Writing:
             self._put("_multi_values", tuple(made))
         return True in touched
 
-    def _complete_upsert(self, pair: Pair) -> bool:
+    def _complete_upsert(self, pair: Pair) -> None:
         clause: Any = getattr(self.statement, "_post_values_clause", None)
         name = "update_values_to_set" if hasattr(clause, "update_values_to_set") else "update"
         assigned: Any = getattr(clause, name, None)
         if not assigned:
-            return False
+            return
         items = list(assigned.items() if hasattr(assigned, "items") else assigned)
         # Names here are those of the table, also in a statement of the ORM.
         columns = self.statement.table.c
-        found, completed = self._completed(
+        _, completed = self._completed(
             pair, items, lambda key: columns.get(key) if isinstance(key, str) else key, upsert=clause
         )
         if completed is not None:
@@ -232,7 +225,6 @@ class _Writing:
             whole = [(key if isinstance(key, str) else key.key, value) for key, value in completed]
             setattr(made, name, dict(whole) if hasattr(assigned, "items") else whole)
             self._put("_post_values_clause", made)
-        return found
 
     def _completed(
         self, pair: Pair, items: _Items, target: Callable[[Any], Any], upsert: Any = None

@@ -17,8 +17,16 @@ from typing import Any, Final
 from .. import encoding
 from ..blind_index import Slot
 from ..encoding import Encoding
-from ..envelope import HEADER_BYTES, IV_BYTES, TOKEN_BYTES, parse
-from ..errors import CodecMismatchError, EncodingError, FormatError, NotEncryptedError, OpenError, PiiVaultError
+from ..envelope import HEADER_BYTES, IV_BYTES, PLAINTEXT_MARK, TOKEN_BYTES, parse
+from ..errors import (
+    AdoptionError,
+    CodecMismatchError,
+    EncodingError,
+    FormatError,
+    NotEncryptedError,
+    OpenError,
+    PiiVaultError,
+)
 from ..scope import current, no_tenant
 from .attachment import Attachment
 
@@ -35,6 +43,8 @@ _HEADER: Final = slice(HEADER_BYTES)
 _IV: Final = slice(HEADER_BYTES, HEADER_BYTES + IV_BYTES)
 _BODY: Final = slice(HEADER_BYTES + IV_BYTES, None)
 _CODEC: Final = 7
+
+_BYTES: Final = (bytes, memoryview, bytearray)
 
 
 def seal_processor(attachment: Attachment, context: str, how: Encoding[Any]) -> Processor:
@@ -150,6 +160,21 @@ def indexed_open_processor(attachment: Attachment, context: str, how: Encoding[A
         return opened
 
     return open_
+
+
+def fallback_processor(attachment: Attachment, context: str, column: str, open_: Processor) -> Processor:
+    """Return the function that takes the plaintext where the database has delivered that, and opens a value else."""
+
+    def read(stored: Any) -> Any:
+        if not isinstance(stored, _BYTES) or stored[:1] != PLAINTEXT_MARK:
+            return open_(stored)
+        value, error = _take_plaintext(attachment, context, column, stored)
+        del stored
+        if error is not None:
+            raise error
+        return value
+
+    return read
 
 
 class Asked:
@@ -298,6 +323,25 @@ def _look_up_carefully(attachment: Attachment, context: str, slot: Slot, value: 
         return error.with_traceback(None)
     except Exception as error:  # noqa: BLE001 - a foreign exception would make SQLAlchemy print the value
         return EncodingError(f"column {context!r}: the value could not be looked for ({type(error).__name__})")
+
+
+def _take_plaintext(attachment: Attachment, context: str, column: str, stored: Any) -> tuple[Any, PiiVaultError | None]:
+    try:
+        scope = attachment.scope()
+        if scope is None:
+            return None, no_tenant()
+        scope.renew()  # as for a sealed value: who may not read those does not read this
+        if not attachment.keyring.takes_plaintext(context):
+            return None, AdoptionError(
+                f"a value of {column} was never sealed, and to read its plaintext instead is not allowed now",
+                hint="`pii-vault adopt status` says how far the adoption is; before the switch `pii-vault adopt "
+                "fallback` allows it for a time",
+            )
+        return bytes(stored[1:]).decode(), None
+    except PiiVaultError as error:
+        return None, error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001 - it could carry the value
+        return None, OpenError(f"a plaintext of {column} could not be read ({type(error).__name__})")
 
 
 def _open_carefully(

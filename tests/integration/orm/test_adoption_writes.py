@@ -533,6 +533,12 @@ def test_what_cannot_be_kept_equal_is_refused(people_world: World, kind: type[Pi
     assert emails(people_world) == {}
 
 
+def test_a_default_inside_another_statement_is_refused(people_world: World) -> None:
+    inside = insert(people).values(id=1, tenant_id="acme").returning(people.c.id).cte("made")
+    with people_world.session() as session, pytest.raises(UnsupportedOperationError, match=r"persons\.plan"):
+        session.execute(select(inside))
+
+
 WITHOUT_SCOPE: dict[str, Callable[[Session], Any]] = {
     "insert": lambda session: session.connection().execute(insert(people), row(1, email=CANARY)),
     "insert of none": lambda session: session.connection().execute(insert(people), row(1, email=None)),
