@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import BindParameter, Connection, Engine, ExceptionContext, Table, event
+from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.util import concurrency
@@ -79,7 +80,7 @@ class _Hooks:
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
     ) -> tuple[Any, Any, Any]:
         """Have a statement that sets one of two columns which are being made one set both."""
-        if OWN_STATEMENTS in connection.get_execution_options() or not isinstance(statement, Insert | Update):
+        if _written(statement) is None or OWN_STATEMENTS in connection.get_execution_options():
             return statement, multiparams, params
         executed, error = self._completed(statement, multiparams, params)
         if error is not None:
@@ -91,16 +92,22 @@ class _Hooks:
     def _completed(
         self, statement: Any, multiparams: Any, params: Any
     ) -> tuple[tuple[Any, Any, Any], PiiVaultError | None]:
-        executed, table = (statement, multiparams, params), pairing.base_table(statement.table)
+        executed, written = (statement, multiparams, params), _written(statement)
+        table = pairing.base_table(written.table)
         if table is None:
             return executed, None
         try:
             pairs = self._facts_about(table).pairs
             if not pairs:
                 return executed, None
-            statement, rows = pairing.paired(statement, multiparams or [params or {}], pairs)
+            completed, rows = pairing.paired(written, multiparams or [params or {}], pairs)
         except PiiVaultError as error:
             return executed, error.with_traceback(None)
+        if written is statement:
+            statement = completed
+        elif completed is not written:
+            statement = statement._generate()
+            statement.element = completed
         return (statement, rows, {}) if len(rows) > 1 else (statement, [], rows[0]), None
 
     def before_execute(
@@ -111,15 +118,15 @@ class _Hooks:
         # The key store may work on the same engine; what fetches keys must not wait for keys.
         if scope is None or OWN_STATEMENTS in connection.get_execution_options():
             return
-        refusal, need, facts, table = None, 0, None, None
-        if isinstance(statement, Insert | Update):
-            table = pairing.base_table(statement.table)
+        refusal, need, facts, table, written = None, 0, None, None, _written(statement)
+        if written is not None:
+            table = pairing.base_table(written.table)
         if table is not None:
             rows, facts = multiparams or [params or {}], self._facts_about(table)
-            refusal, need = _row_refusal(scope, statement, facts.tenant_key, rows), facts.sealed * len(rows)
+            refusal, need = _row_refusal(scope, written, facts.tenant_key, rows), facts.sealed * len(rows)
             del rows
         # Errors leave this frame from here on, and a traceback shows the locals of every frame.
-        del statement, multiparams, params
+        del statement, written, multiparams, params
         if scope.keyring is not self._attachment.keyring:
             raise ScopeError(f"the scope of tenant {scope.tenant!r} belongs to another vault than this engine")
         if refusal is not None:
@@ -200,6 +207,13 @@ class _Hooks:
             owner = tenant_key(table, self._attachment.tenant_column)
             facts = self._facts[table] = _Facts(owner, len(kinds), searched, pairing.pairs_of(table))
         return facts
+
+
+def _written(statement: Any) -> Any:
+    """Return the INSERT or UPDATE that is executed, also one of whose rows the ORM makes objects; else None."""
+    if isinstance(statement, FromStatement):
+        statement = statement.element
+    return statement if isinstance(statement, Insert | Update) else None
 
 
 class _Facts(NamedTuple):

@@ -109,7 +109,7 @@ class _SessionHooks:
             for state in (options._lazy_loaded_from, options._refresh_state):
                 if state is not None and self.is_sealed(state):
                     self._check_owner(state, scope)
-        elif execution.is_update or execution.is_delete:
+        elif (execution.is_update or execution.is_delete) and not execution.is_from_statement:
             _ask_the_database(execution)
 
     def after_begin(self, session: Session, _transaction: SessionTransaction, _connection: Any) -> None:

@@ -328,6 +328,27 @@ def test_an_upsert_of_new_rows_is_an_insert(people_world: World) -> None:
     assert emails(people_world) == {1: "1@changed", 2: "2@new"}
 
 
+def test_rows_that_become_objects_are_written_too(people_world: World) -> None:
+    dialect = people_world.engine.dialect
+    if not dialect.insert_returning:
+        pytest.skip("it has no RETURNING")
+    whole = (people.c.id, people.c.email)
+    with people_world.session() as session:
+        made = select(Person).from_statement(insert(Person).values(row(1)).returning(*whole))
+        assert session.scalars(made).one().email == "1@new"
+        made = select(Person).from_statement(insert(people).returning(*whole))
+        assert session.scalars(made, row(2)).one().email == "2@new"
+        if dialect.update_returning:
+            changed = update_of(people).where(people.c.id == 1).values(email="changed@new").returning(*whole)
+            session.expire_all()
+            assert session.scalars(select(Person).from_statement(changed)).one().email == "changed@new"
+    expected = "changed@new" if dialect.update_returning else "1@new"
+    assert emails(people_world) == {1: expected, 2: "2@new"}
+    of_another = select(Person).from_statement(insert(people).values(row(3, tenant_id="glob")).returning(people.c.id))
+    with people_world.session() as session, pytest.raises(TenantMismatchError):
+        session.scalars(of_another)
+
+
 def test_the_callers_statement_and_parameters_stay_as_they_are(people_world: World) -> None:
     with people_world.session() as session:
         statement = insert_of(session)(people)
