@@ -331,6 +331,13 @@ def test_without_opentelemetry_nothing_is_told_and_all_works(sqlite_url: str, tm
     with silent.fetching(ahead=True), silent.calling("Decrypt", None), silent.resealing("people", "0" * 32):
         silent.resealed("people", 1)
         silent.tried_again()
+    silent.fell_back("people.email")
+
+
+def test_a_value_that_is_read_from_the_plaintext_column_is_counted() -> None:
+    told = Told()
+    telemetry().fell_back("people.email")
+    assert told() == {("adoption.fallbacks", "context=people.email"): 1}
 
 
 def test_importing_the_package_does_not_import_opentelemetry() -> None:
