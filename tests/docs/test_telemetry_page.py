@@ -22,6 +22,7 @@ def test_the_page_lists_the_metrics_with_their_kinds_units_and_attributes() -> N
     told.went_on("0" * 32, 1.0)
     told.resealed("people", 1)
     told.tried_again()
+    told.fell_back("people.email")
     try:
         with told.fetching(ahead=True), told.calling("Decrypt", "0" * 32):
             raise ValueError
