@@ -20,7 +20,7 @@ from pii_vault.stages import Stage
 
 people_world = adopting.people_world
 MUTE = (Stage.NONE, Stage.ADDED, Stage.FILLED, Stage.VERIFIED)
-OPEN = (Stage.SWITCHED, Stage.RETIRED, Stage.DROPPED)
+OPEN = (Stage.SWITCHED, Stage.RETIRED, Stage.EMPTIED)
 
 
 def rows(count: int) -> list[dict[str, Any]]:
