@@ -24,7 +24,7 @@ from ..errors import AdoptionError, ConfigurationError
 from ..keyring import Keyring
 from ..stages import AdoptionRecord, Stage
 from .encrypted_type import EncryptedType
-from .pairing import adopted_column, base_table
+from .pairs import adopted_column, base_table
 from .readiness import off_the_loop
 
 _MARKED: Final = {

@@ -28,6 +28,7 @@ from . import adopted_reads, checker, generated, pairing, readiness, uniqueness
 from .attachment import _ATTRIBUTE, Attachment, attached
 from .compiler import CheckedCompiler, reads_only
 from .encrypted_type import EncryptedType
+from .pairs import Pair, base_table, pairs_of
 
 _WROTE: Final = "pii_vault.wrote"
 """Where a connection says that its transaction has written, or may have: by text, nobody can tell."""
@@ -93,7 +94,7 @@ class _Hooks:
         self, statement: Any, multiparams: Any, params: Any
     ) -> tuple[tuple[Any, Any, Any], PiiVaultError | None]:
         executed, written = (statement, multiparams, params), _written(statement)
-        table = pairing.base_table(written.table)
+        table = base_table(written.table)
         if table is None:
             return executed, None
         try:
@@ -120,7 +121,7 @@ class _Hooks:
             return
         refusal, need, facts, table, written = None, 0, None, None, _written(statement)
         if written is not None:
-            table = pairing.base_table(written.table)
+            table = base_table(written.table)
         if table is not None:
             rows, facts = multiparams or [params or {}], self._facts_about(table)
             refusal, need = _row_refusal(scope, written, facts.tenant_key, rows), facts.sealed * len(rows)
@@ -205,7 +206,7 @@ class _Hooks:
             kinds = [column.type for column in table.columns if isinstance(column.type, EncryptedType)]
             searched = tuple((str(kind.context), kind.slots) for kind in kinds if kind.slots)
             owner = tenant_key(table, self._attachment.tenant_column)
-            facts = self._facts[table] = _Facts(owner, len(kinds), searched, pairing.pairs_of(table))
+            facts = self._facts[table] = _Facts(owner, len(kinds), searched, pairs_of(table))
         return facts
 
 
@@ -229,7 +230,7 @@ class _Facts(NamedTuple):
     tenant_key: str | None
     sealed: int
     searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]
-    pairs: tuple[pairing.Pair, ...]
+    pairs: tuple[Pair, ...]
 
 
 def _declare(scope: Scope, table: Any, searched: tuple[tuple[str, tuple[Slot | None, ...]], ...]) -> None:

@@ -15,119 +15,22 @@ columns never share one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
-from sqlalchemy import BindParameter, Column, Null, Table
+from sqlalchemy import BindParameter, Null, Table
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.sql.elements import ClauseElement
-from sqlalchemy.sql.selectable import FromClauseAlias
 from sqlalchemy.util import immutabledict
 
-from ..errors import AdoptionError, ConfigurationError, PiiVaultError, UnsupportedOperationError
+from ..errors import AdoptionError, PiiVaultError, UnsupportedOperationError
 from . import checker
-from .encrypted_type import EncryptedType
+from .pairs import NOT_GIVEN, Pair, base_table, pairs_of
 
 Row = Mapping[str, Any]
 _Items = list[tuple[Any, Any]]
 
-_NOT_GIVEN: Final = object()
 _EXPRESSION: Final = object()
-
-
-class Pair(NamedTuple):
-    """A plaintext column and the sealed one that takes over its values.
-
-    Attributes:
-        plaintext: The plaintext column's key.
-        sealed: The sealed column's key.
-        kind: The sealed column's type.
-        names: What both are called, for messages.
-        default: The value of an INSERT that gives neither.
-        to_add: The columns that do not bring this default themselves, by key.
-    """
-
-    plaintext: str
-    sealed: str
-    kind: EncryptedType[Any]
-    names: str
-    default: Any = _NOT_GIVEN
-    to_add: tuple[str, ...] = ()
-
-    def other(self, key: str) -> str:
-        """Return the key of the other column."""
-        return self.sealed if key == self.plaintext else self.plaintext
-
-    def same(self, one: Any, other: Any) -> bool:
-        """Say whether two values are stored as one."""
-        try:
-            return self.kind.compare_values(one, other)
-        except Exception:  # noqa: BLE001 - whatever it is, it may hold a value; it is no equality
-            return False
-
-
-def base_table(source: Any) -> Table | None:
-    """Return the table that a statement writes to, also under another name; None for a join."""
-    while isinstance(source, FromClauseAlias):
-        source = source.element
-    return source if isinstance(source, Table) else None
-
-
-def adopted_column(kind: EncryptedType[Any], columns: Iterable[Any]) -> Any:
-    """Return the plaintext column that a type adopts, of the columns beside it.
-
-    Raises:
-        ConfigurationError: there is none, or it is encrypted itself.
-    """
-    found = next((each for each in columns if each.name == kind.adopts), None)
-    if found is None:
-        raise ConfigurationError(
-            f"{kind.column_name()} adopts {kind.adopts!r}, and its table has no such column",
-            hint="name the plaintext column as the database does; when it is dropped, leave out adopting()",
-        )
-    if isinstance(found.type, EncryptedType):
-        raise ConfigurationError(f"{kind.column_name()} adopts {kind.adopts!r}, which is an encrypted column itself")
-    return found
-
-
-def pairs_of(table: Any) -> tuple[Pair, ...]:
-    """Return the columns of a table that are written together.
-
-    Raises:
-        ConfigurationError: what is declared cannot be kept: somebody else than Python would write one of them.
-    """
-    adopting = [each for each in table.columns if getattr(each.type, "adopts", None) is not None]
-    pairs = tuple(_pair(sealed, adopted_column(sealed.type, table.columns)) for sealed in adopting)
-    if len({pair.plaintext for pair in pairs}) < len(pairs):
-        raise ConfigurationError(f"two columns of {table.name!r} adopt the same one")
-    return pairs
-
-
-def _pair(sealed: Column[Any], plaintext: Column[Any]) -> Pair:
-    columns = (plaintext, sealed)
-    for column in columns:
-        default = column.default
-        made_elsewhere = (column.server_default, column.server_onupdate, column.onupdate, column.computed)
-        if any(each is not None for each in made_elsewhere) or not (default is None or default.is_scalar):
-            raise ConfigurationError(
-                f"{column.table.name}.{column.name} is being adopted, and is given values that its other column would "
-                "not get",
-                hint="take its default and onupdate away until that is done; a constant default of Python's may stay",
-            )
-    kind: Any = sealed.type
-    pair = Pair(plaintext.key, sealed.key, kind, f"{_name(plaintext)} and {_name(sealed)}")
-    with_default = [column for column in columns if column.default is not None]
-    if not with_default:
-        return pair
-    arguments: list[Any] = [getattr(column.default, "arg", None) for column in with_default]
-    if not pair.same(arguments[0], arguments[-1]):
-        raise ConfigurationError(f"{pair.names} are being made one, and have two defaults")
-    lacking = tuple(column.key for column in columns if column.default is None)
-    return pair._replace(default=arguments[0], to_add=lacking)
-
-
-def _name(column: Any) -> str:
-    return f"{column.table.name}.{column.name}"
 
 
 def paired(statement: Any, rows: Sequence[Row], pairs: Sequence[Pair]) -> tuple[Any, list[Row]]:
@@ -167,7 +70,7 @@ class _Writing:
         in_rows = any(pair.plaintext in row or pair.sealed in row for row in self.rows)
         if in_values and in_rows:
             self._drop_from_rows(pair)
-        elif in_rows or (self._inserts and pair.default is not _NOT_GIVEN and not in_values):
+        elif in_rows or (self._inserts and pair.default is not NOT_GIVEN and not in_values):
             self.rows = self._completed_rows(pair, self.rows)
         self._complete_upsert(pair)
 
@@ -196,7 +99,7 @@ class _Writing:
             for row in batch:
                 items = list(checker._as_mapping(self.statement, row).items())
                 found, more = self._completed(pair, items, self._target)
-                if not found and pair.default is not _NOT_GIVEN:
+                if not found and pair.default is not NOT_GIVEN:
                     columns = self.statement.table.c
                     more, found = [*items, *((columns[key], pair.default) for key in pair.to_add)], True
                 touched.add(found)
@@ -331,20 +234,20 @@ class _Writing:
 
     def _completed_rows(self, pair: Pair, rows: list[Row]) -> list[Row]:
         plaintext, sealed, inserts = pair.plaintext, pair.sealed, self._inserts
-        has_default = inserts and pair.default is not _NOT_GIVEN
+        has_default = inserts and pair.default is not NOT_GIVEN
         completed: list[Row] = []
         missing = 0
         for row in rows:
-            one, other = row.get(plaintext, _NOT_GIVEN), row.get(sealed, _NOT_GIVEN)
+            one, other = row.get(plaintext, NOT_GIVEN), row.get(sealed, NOT_GIVEN)
             if has_default and _falls_to_default(pair, row):
                 missing += 1
                 completed.append({**row, **dict.fromkeys(pair.to_add, pair.default)})
-            elif one is _NOT_GIVEN and other is _NOT_GIVEN:
+            elif one is NOT_GIVEN and other is NOT_GIVEN:
                 missing += 1
                 completed.append(row)
-            elif one is _NOT_GIVEN or (inserts and one is None):
+            elif one is NOT_GIVEN or (inserts and one is None):
                 completed.append({**row, **dict.fromkeys((plaintext, sealed), _or_none(other))})
-            elif other is _NOT_GIVEN or (inserts and other is None):
+            elif other is NOT_GIVEN or (inserts and other is None):
                 completed.append({**row, sealed: one})
             elif not _equal(pair, one, other):
                 raise _differ(pair)
@@ -366,7 +269,7 @@ class _Writing:
     def _refuse_select(self, pair: Pair) -> None:
         names = self.statement._select_names or ()
         targets = {getattr(self._target(name), "key", None) for name in names}
-        if targets & {pair.plaintext, pair.sealed} or pair.default is not _NOT_GIVEN:
+        if targets & {pair.plaintext, pair.sealed} or pair.default is not NOT_GIVEN:
             raise UnsupportedOperationError(
                 f"INSERT from SELECT sets {pair.names}, of which one is sealed in Python",
                 hint="select the rows, and insert them with their values",
@@ -382,7 +285,7 @@ def _falls_to_default(pair: Pair, row: Row) -> bool:
 
 
 def _or_none(value: Any) -> Any:
-    return None if value is _NOT_GIVEN else value
+    return None if value is NOT_GIVEN else value
 
 
 def _equal(pair: Pair, one: Any, other: Any) -> bool:
@@ -425,7 +328,7 @@ def check_complete(statement: Any, *, inside: bool) -> None:
                     raise _written_elsewhere(pair)
     if inside and own is not None and isinstance(statement, Insert):
         for pair in pairs_of(own):
-            if pair.default is not _NOT_GIVEN and not (rows and (own, pair.sealed) in rows[0]):
+            if pair.default is not NOT_GIVEN and not (rows and (own, pair.sealed) in rows[0]):
                 raise _written_elsewhere(pair)
 
 
