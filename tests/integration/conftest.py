@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from tests.support.adopting import DATABASES, Base, People
 from tests.support.calendar import Calendar
 from tests.support.child_server import ServerUnavailableError
 from tests.support.postgres import EmbeddedPostgres
@@ -31,6 +32,44 @@ def world_on(tmp_path: Path, make_engine: Callable[..., Engine]) -> Iterator[Cal
 def build_world(database_url: str, world_on: Callable[..., World]) -> Callable[..., World]:
     """Build a world on a fresh database (SQLite, then PostgreSQL): `build_world(metadata, ttl=…)`."""
     return partial(world_on, database_url)
+
+
+@pytest.fixture
+def people_on(
+    request: pytest.FixtureRequest,
+    world_on: Callable[..., World],
+    make_engine: Callable[..., Engine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str], People]:
+    """Build a table whose plaintext column is adopted, on a fresh database: `people_on("mariadb")`."""
+
+    def build(database: str) -> People:
+        monkeypatch.setattr("pii_vault.adoption.adopt._NOTICED", 0.0)
+        # No key store is on MariaDB.
+        keys = {"key_store_url": f"sqlite:///{tmp_path / 'keys.sqlite3'}"} if database == "mariadb" else {}
+        world = world_on(request.getfixturevalue(DATABASES[database]), Base.metadata, **keys)
+        return People(world, make_engine(world.engine.url))
+
+    return build
+
+
+@pytest.fixture(params=list(DATABASES))
+def people(request: pytest.FixtureRequest, people_on: Callable[[str], People]) -> People:
+    """The same, on each database."""
+    return people_on(request.param)
+
+
+@pytest.fixture
+def local_people(people_on: Callable[[str], People]) -> People:
+    """The same, on SQLite."""
+    return people_on("sqlite")
+
+
+@pytest.fixture
+def postgres_people(people_on: Callable[[str], People]) -> People:
+    """The same, on PostgreSQL."""
+    return people_on("postgresql")
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ sealed value alone, and it stays the same value.)
 
 from __future__ import annotations
 
+import hashlib
+import re
 from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import Connection, Dialect, text
 
-from ..backfill.names import own_name
 from ..errors import ConfigurationError
 from .columns import Pair
 
@@ -20,6 +21,12 @@ DIALECTS: Final = ("postgresql", "sqlite", "mysql", "mariadb")
 
 _MESSAGE: Final = 128
 """How long a message of MariaDB's may be."""
+
+_BEFORE_EACH_WRITE: Final = 1 | 2 | 4 | 16
+"""What PostgreSQL calls a trigger for each row, before INSERT or UPDATE."""
+
+_EACH: Final = " FOR EACH ROW "
+"""What stands before the body of a trigger."""
 
 
 class Mode(StrEnum):
@@ -57,12 +64,11 @@ class Guard:
             )
         self._dialect: Final = dialect.name
         self._pair: Final = pair
-        quote = dialect.identifier_preparer.quote
-        self._quote: Final = quote
-        self._schema: Final = f"{quote(pair.schema)}." if pair.schema else ""
-        self._table: Final = f"{self._schema}{quote(pair.table)}"
-        self._key: Final = [quote(each) for each in key]
-        self.name: Final = own_name("adopts", pair.table, pair.plaintext)
+        self._preparer: Final = dialect.identifier_preparer
+        self._schema: Final = f"{self._quote(pair.schema)}." if pair.schema else ""
+        self.table: Final = f"{self._schema}{self._quote(pair.table)}"
+        self._key: Final = [self._quote(each) for each in key]
+        self.name: Final = _name(pair)
 
     def install(self, connection: Connection, mode: Mode) -> None:
         """Put the guard there, or let it do something else. Others never find it missing.
@@ -71,23 +77,24 @@ class Guard:
         """
         if self._dialect == "postgresql":
             there = self._found_function(connection) is not None
-            connection.exec_driver_sql(self._function(mode))
+            _run(connection, self._function(mode))
             if not there:
-                connection.exec_driver_sql(self._trigger())
+                self._drop_trigger(connection)  # one that was switched off, or is another one
+                _run(connection, self._trigger())
             return
         if self._dialect != "mariadb":  # which is the only one that replaces
             self.remove(connection)
         for statement in self._bodies(mode).values():
-            connection.exec_driver_sql(statement)
+            _run(connection, statement)
 
     def remove(self, connection: Connection) -> None:
         """Take the guard away."""
         if self._dialect == "postgresql":
-            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {self.name} ON {self._table}")
-            connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS {self._schema}{self.name}()")
+            self._drop_trigger(connection)
+            _run(connection, f"DROP FUNCTION IF EXISTS {self._schema}{self.name}()")
             return
         for name in self._names():
-            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {self._schema}{name}")
+            _run(connection, f"DROP TRIGGER IF EXISTS {self._schema}{name}")
 
     def found(self, connection: Connection) -> Mode | None:
         """Return what the guard that is there does; None where there is none, or another one."""
@@ -111,7 +118,7 @@ class Guard:
         )
         rows = connection.execute(query, {"schema": self._pair.schema, "of": self._pair.table})
         found = {name: sql for name, sql in rows if name in self._names()}
-        return found == {name: sql[sql.index("BEGIN") :] for name, sql in wanted.items()}
+        return found == {name: sql[sql.index(_EACH) + len(_EACH) :] for name, sql in wanted.items()}
 
     def _names(self) -> list[str]:
         return [f"{self.name}_{number}" for number in range(3)]
@@ -139,8 +146,10 @@ class Guard:
         one_only = f"({plaintext_only} OR ({no_plain} AND NOT {no_sealed}))"
         if inserts:
             return one_only
-        if mode is Mode.REFILLS:
-            return f"({one_only} OR ({alone} AND NOT {self._old(self._pair.plaintext)} IS NULL))"
+        if mode is Mode.REFILLS:  # rows that are not refilled yet may go on having the one, and be changed elsewhere
+            written = f"({one_only} AND {self._changed(self._pair.sealed)})"
+            emptied = f"({one_only} AND {self._changed(self._pair.plaintext, text=True)})"
+            return f"({written} OR {emptied} OR ({alone} AND NOT {self._old(self._pair.plaintext)} IS NULL))"
         return f"({one_only} OR {alone})"
 
     def _plaintext_alone(self) -> str:
@@ -148,6 +157,11 @@ class Guard:
 
     def _sealed_alone(self) -> str:
         return f"({self._changed(self._pair.sealed)} AND NOT {self._changed(self._pair.plaintext, text=True)})"
+
+    def _quote(self, name: str) -> str:
+        quoted = self._preparer.quote(name)
+        # For statements with parameters, in which a driver looks for its marks. Ours have none.
+        return quoted.replace("%%", "%") if self._preparer._double_percents else quoted
 
     def _new(self, column: str) -> str:
         return f"NEW.{self._quote(column)}"
@@ -163,14 +177,18 @@ class Guard:
             return f"({new}{exact} IS DISTINCT FROM {old}{exact})"
         if self._dialect == "sqlite":
             return f"({new} COLLATE BINARY IS NOT {old} COLLATE BINARY)"
-        return f"(NOT CAST({new} AS BINARY) <=> CAST({old} AS BINARY))"
+        # As text the one, which tells apart what a collation does not; as they are the others: FLOAT is cut as text.
+        return f"(NOT (CAST({new} AS BINARY) <=> CAST({old} AS BINARY) AND {new} <=> {old}))"
 
     def _refusal(self, mode: Mode) -> str:
         pair = self._pair
         known = f"{pair.table_name}: {pair.plaintext} and {pair.sealed} are written together"
         if mode is Mode.EMPTIES_PLAINTEXT:
             known = f"{pair.table_name}: {pair.plaintext} is not written without {pair.sealed}"
-        return f"pii_vault: {known}".replace("'", "''")
+        said = f"pii_vault: {known}"
+        if self._dialect in ("mysql", "mariadb"):
+            said = said[:_MESSAGE].replace("\\", "\\\\")
+        return said.replace("'", "''")
 
     def _emptied(self, mode: Mode) -> tuple[str, str] | None:
         """Return which column is emptied, and when; None if none is."""
@@ -204,23 +222,37 @@ END
         return (
             f"CREATE OR REPLACE FUNCTION {self._schema}{self.name}() RETURNS trigger LANGUAGE plpgsql "
             f"AS $pii_vault${body}$pii_vault$"
-        ).replace("%", "%%")
+        )
 
     def _trigger(self) -> str:
         pair = self._pair
         columns = f"{self._quote(pair.plaintext)}, {self._quote(pair.sealed)}"
         return (
-            f"CREATE TRIGGER {self.name} BEFORE INSERT OR UPDATE OF {columns} ON {self._table} "
+            f"CREATE TRIGGER {self.name} BEFORE INSERT OR UPDATE OF {columns} ON {self.table} "
             f"FOR EACH ROW EXECUTE FUNCTION {self._schema}{self.name}()"
         )
 
     def _found_function(self, connection: Connection) -> str | None:
+        """Return what the trigger runs; None where there is none, or one that is not run as ours is."""
         query = text(
             "SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
-            "WHERE t.tgname = :name AND t.tgrelid = to_regclass(:of) AND t.tgenabled <> 'D'"
+            "WHERE t.tgname = :name AND t.tgrelid = to_regclass(:of) "
+            "AND t.tgenabled IN ('O', 'A') AND t.tgtype = :type AND t.tgqual IS NULL "
+            "AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text) FROM pg_attribute a "
+            "WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::int2[])) = "
+            "(SELECT array_agg(each ORDER BY each) FROM unnest(ARRAY[:plaintext, :sealed]::text[]) each)"
         )
-        found: str | None = connection.scalar(query, {"name": self.name, "of": self._table})
+        columns = {"plaintext": self._pair.plaintext, "sealed": self._pair.sealed}
+        found: str | None = connection.scalar(
+            query, {"name": self.name, "of": self.table, "type": _BEFORE_EACH_WRITE, **columns}
+        )
         return found
+
+    def _drop_trigger(self, connection: Connection) -> None:
+        # Asked for first: DROP TRIGGER IF EXISTS would keep readers out as well.
+        query = text("SELECT count(*) FROM pg_trigger WHERE tgname = :name AND tgrelid = to_regclass(:of)")
+        if connection.scalar(query, {"name": self.name, "of": self.table}):
+            _run(connection, f"DROP TRIGGER {self.name} ON {self.table}")
 
     # SQLite: a trigger cannot change the row, so one behind the statement does.
 
@@ -251,12 +283,24 @@ END
     def _mariadb(self, mode: Mode) -> list[str]:
         names = self._names()
         create = "CREATE OR REPLACE TRIGGER" if self._dialect == "mariadb" else "CREATE TRIGGER"
-        refuse = f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{self._refusal(mode)[:_MESSAGE]}'"
+        refuse = f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{self._refusal(mode)}'"
         emptied = self._emptied(mode)
         empty = f" IF {emptied[1]} THEN SET {self._new(emptied[0])} = NULL; END IF;" if emptied else ""
         return [
-            f"{create} {self._schema}{names[0]} BEFORE INSERT ON {self._table} FOR EACH ROW BEGIN "
+            f"{create} {self._schema}{names[0]} BEFORE INSERT ON {self.table}{_EACH}BEGIN "
             f"IF {self._is_refused(mode, inserts=True)} THEN {refuse}; END IF; END",
-            f"{create} {self._schema}{names[1]} BEFORE UPDATE ON {self._table} FOR EACH ROW BEGIN "
+            f"{create} {self._schema}{names[1]} BEFORE UPDATE ON {self.table}{_EACH}BEGIN "
             f"IF {self._is_refused(mode, inserts=False)} THEN {refuse}; END IF;{empty} END",
         ]
+
+
+def _name(pair: Pair) -> str:
+    """Return a name that needs no quotes, is short enough everywhere, and is no other pair's."""
+    digest = hashlib.sha256(repr((pair.table, pair.plaintext)).encode()).hexdigest()
+    readable = re.sub(r"[^a-z0-9]+", "_", f"{pair.table}_{pair.plaintext}".lower())
+    return f"pii_vault_adopts_{readable[:30]}_{digest[:8]}"
+
+
+def _run(connection: Connection, statement: str) -> None:
+    """Run a statement as it is: a driver that is given no parameters looks for no marks of them."""
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
