@@ -1,13 +1,14 @@
 """The adoption of one column: where it stands, its next step, and the one back.
 
 The key store keeps each step that was taken; that is what is meant to be. The application's database is what is. The
-two are compared before each step, and a step is written down after it was done.
+two are compared before each step. A step is written down after it was done, where it refuses or allows something more;
+and before, where processes go by it that have to stop something first.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,7 +17,7 @@ from sqlalchemy import Engine, MetaData
 
 from ..audit.facts import Event
 from ..backfill.whose import Owners
-from ..errors import AdoptionError, ConfigurationError
+from ..errors import AdoptionError, ConfigurationError, KeyStoreError, PiiVaultError
 from ..keyring.terms import NOTICE_SECONDS
 from ..lifecycle.parts import Parts, decided
 from ..reencryption.pacing import Pace
@@ -24,13 +25,16 @@ from ..scope import Scope
 from ..stages import AdoptionRecord, Stage, following, preceding
 from .columns import Pair, declared, pair_of
 from .guard import Mode
-from .looking import GUARDED, Counts, Observed, look
+from .looking import GUARDED, Observed, look
 from .moves import Moves, Progress, looking
 
 QUIET_SECONDS: Final = 10.0
 """For how long it is watched whether somebody still writes one column alone, before that is refused."""
 
 _LONGEST_FALLBACK_DAYS: Final = 90
+
+_NOTICED: Final = NOTICE_SECONDS + 0.5
+"""After so many seconds every process that is in use has learned of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class Adoption:
         self.pair: Final = pair_of(context, metadata, parts.store.adoptions())
         self._tenant_column: Final = tenant_column
         self._only: Final = only if tenant_column is None else None
+        self._number = 0  # of the last step, as far as is known here
 
     def status(self, *, count: bool = True) -> Status:
         """Say where it stands, and what of that is not so in the database. Changes nothing.
@@ -147,6 +152,9 @@ class Adoption:
     ) -> AdoptionRecord:
         """Take one step back, and return where that leads. No value is lost.
 
+        A step that was ended half-way is taken back by itself first. Where the guard was not what it should be before
+        the switch, it leads to the beginning.
+
         Args:
             reason: Why, for the audit log.
             pace: How fast rows are written.
@@ -156,23 +164,27 @@ class Adoption:
             AdoptionError: there is no step back, or the database is not so far.
         """
         status = self.status(count=False)
-        stage = preceding(status.stage)
-        if stage is None:
-            raise AdoptionError(f"the adoption of {self.pair.name} has not begun", hint="there is nothing to take back")
-        moves = self._moves(status, pace, progress)
-        if status.stage is Stage.SWITCHED:
-            # First nobody reads the sealed column any longer, and then others may empty it.
-            step = self._taken(status, stage, None, reason, moves)
-            time.sleep(NOTICE_SECONDS + 0.5)
-            moves.guard(GUARDED[stage])
-            return step
-        rows = None
-        if stage is Stage.NONE:
+        moves, found = self._moves(status, pace, progress), status.observed.guard
+        if status.stage is Stage.NONE:
+            if found is None:
+                raise AdoptionError(
+                    f"the adoption of {self.pair.name} has not begun", hint="there is nothing to take back"
+                )
             moves.unguard()
-        elif status.stage is Stage.RETIRED:
+            return self._taken(status, Stage.NONE, None, reason, moves)
+        if status.stage is Stage.SWITCHED:
+            return self._back_to_plaintext(status, reason, moves)
+        if status.stage in (Stage.VERIFIED, Stage.FILLED) and found is not Mode.EMPTIES_SEALED:
+            return self._back_to_its_guard(status, moves)
+        stage, rows = preceding(status.stage) or Stage.NONE, None
+        if stage is Stage.NONE:
+            return self._back_to_none(status, reason, moves)
+        if status.stage is Stage.RETIRED:
             rows = self._back_to_both(moves)
         else:
             self._require_plaintext(status.observed)
+            if stage is Stage.RETIRED:
+                self._check_nullable(status.observed)
             moves.guard(GUARDED[stage])
         return self._taken(status, stage, rows, reason, moves)
 
@@ -189,6 +201,8 @@ class Adoption:
         """
         status = self.status(count=False)
         if until is not None:
+            if until.tzinfo is None:
+                raise ConfigurationError("the instant has no time zone", hint="datetime(…, tzinfo=UTC)")
             if self.pair.kind is None or not self.pair.kind.falls_back:
                 raise ConfigurationError(
                     f"the model does not declare that {self.pair.sealed!r} falls back",
@@ -209,50 +223,101 @@ class Adoption:
 
     def _forward(self, stage: Stage, status: Status, moves: Moves, quiet: float) -> int | None:
         if stage is Stage.ADDED:
-            self._check_columns(status.observed)
-            self._refuse(moves.count().sealed_only, f"hold {self.pair.sealed!r} and no {self.pair.plaintext!r}")
-            moves.guard(Mode.EMPTIES_SEALED)
+            self._add(status, moves)
             return None
         self._require_plaintext(status.observed)
         if stage is Stage.FILLED:
             moves.ask()
             return moves.fill()
         if stage is Stage.VERIFIED:
+            moves.refuse_strays()
             moves.ask()
-            return moves.compare()
+            return moves.compare(mends=True)
         if stage is Stage.SWITCHED:
             return self._switch(moves, quiet)
         if stage is Stage.RETIRED:
-            self._check_nullable(status.observed)
-            self._refuse(moves.count().plaintext_only, f"hold {self.pair.plaintext!r} and no {self.pair.sealed!r}")
-            moves.guard(Mode.EMPTIES_PLAINTEXT)
-            return None
+            return self._retire(status, moves)
         return self._empty(moves, quiet)
 
+    def _add(self, status: Status, moves: Moves) -> None:
+        self._check_columns(status.observed)
+        moves.refuse_strays()
+        sealed_before = moves.count().sealed > 0
+        if sealed_before:
+            moves.ask()
+        moves.guard(Mode.EMPTIES_SEALED)
+        if sealed_before:  # there was no guard then, so they may be old; and a read that falls back believes them
+            moves.mend()
+
     def _switch(self, moves: Moves, quiet: float) -> int:
+        moves.refuse_strays()
         moves.ask()
-        rows = moves.fill()
+        moves.fill()
         who = f"somebody who writes {self.pair.plaintext!r} alone"
         moves.watch(quiet, lambda counts: counts.plaintext_only, who)
         moves.guard(Mode.REFUSES)
-        rows += moves.fill()
-        counts = moves.count()
-        self._refuse(counts.plaintext_only + counts.sealed_only, "hold only one of the two")
+        # From here on nobody writes the one alone. What was written past the guard since the last time is found now.
+        rows = moves.compare(mends=True)
+        moves.refuse_strays()
+        moves.refuse_unsealed()
+        return rows
+
+    def _retire(self, status: Status, moves: Moves) -> int:
+        self._check_nullable(status.observed)
+        moves.refuse_unsealed()
+        moves.ask()
+        rows = moves.compare(mends=False)
+        moves.guard(Mode.EMPTIES_PLAINTEXT)
         return rows
 
     def _empty(self, moves: Moves, quiet: float) -> int:
-        self._refuse(moves.count().plaintext_only, f"hold {self.pair.plaintext!r} and no {self.pair.sealed!r}")
+        moves.refuse_unsealed()
+        moves.ask()
+        moves.guard(Mode.EMPTIES_PLAINTEXT)  # again, where somebody was stopped who had just taken it away
         rows = moves.empty()
         moves.watch(quiet, lambda counts: counts.plaintext, f"somebody who still writes {self.pair.plaintext!r}")
         moves.unguard()
         return rows
 
+    # Back.
+
+    def _back_to_plaintext(self, status: Status, reason: str, moves: Moves) -> AdoptionRecord:
+        """Let the plaintext count again: first nobody reads the sealed column any longer, then others may empty it."""
+        self._require_plaintext(status.observed)
+        if status.observed.guard is not Mode.REFUSES:  # a retirement that was ended half-way, or no guard
+            self._back_to_both(moves)
+            return list(status.steps)[-1]
+        moves.refuse_strays()
+        step = self._taken(status, Stage.VERIFIED, None, reason, moves)
+        moves.pause(_NOTICED)
+        moves.guard(Mode.EMPTIES_SEALED)
+        return step
+
+    def _back_to_its_guard(self, status: Status, moves: Moves) -> AdoptionRecord:
+        """End a switch, or the way back from it, that was ended half-way; or begin anew where there was no guard."""
+        self._require_plaintext(status.observed)
+        if status.observed.guard is not Mode.REFUSES:
+            return self._begin_anew(status, moves)
+        if len(status.steps) > 1 and status.steps[-2].stage is Stage.SWITCHED:
+            moves.pause(_NOTICED)  # nobody knows for how long it was waited
+        moves.guard(Mode.EMPTIES_SEALED)
+        return list(status.steps)[-1]
+
+    def _back_to_none(self, status: Status, reason: str, moves: Moves) -> AdoptionRecord:
+        step = self._taken(status, Stage.NONE, None, reason, moves)
+        if status.fallback_until is not None:  # who falls back relies on the guard
+            moves.pause(_NOTICED)
+        moves.unguard()
+        return step
+
     def _back_to_both(self, moves: Moves) -> int:
+        moves.ask(refill=True)
         moves.guard(Mode.REFILLS)
         rows = moves.refill()
-        counts: Counts = moves.count()
-        self._refuse(counts.plaintext_only + counts.sealed_only, "hold only one of the two")
         moves.guard(Mode.REFUSES)
+        moves.refuse_strays()
+        moves.refuse_unsealed()
+        moves.compare(mends=False)
         return rows
 
     # What has to be so.
@@ -262,19 +327,28 @@ class Adoption:
         wanted, found = GUARDED.get(status.stage), status.observed.guard
         if wanted is None or found in (wanted, GUARDED.get(stage)):
             return
-        moves.guard(wanted)
         if wanted is Mode.EMPTIES_SEALED:
-            if status.stage is not Stage.ADDED:
-                self._taken(status, Stage.ADDED, None, "the guard was not what it should be", moves)
+            if found is Mode.REFUSES:  # which lets nobody do more
+                moves.guard(wanted)
+                return
+            self._begin_anew(status, moves)
             raise AdoptionError(
-                f"the guard of {self.pair.name} was not there, and is again; the adoption is at the stage added, since "
-                "rows may have been written without it",
-                hint="take the next step: each value is filled and compared anew",
+                f"the guard of {self.pair.name} was not there, and rows may have been written without it: its adoption "
+                "is taken back to its beginning",
+                hint="take the next step: it puts the guard there again, and each value is looked at anew",
             )
+        moves.guard(wanted)
+        if found not in (None, Mode.EMPTIES_SEALED):  # a way back that was ended half-way
+            return
         raise AdoptionError(
             f"the guard of {self.pair.name} was not there, and is again; rows may have been written without it",
-            hint="look at what they hold: pii-vault adopt status; and take the step again",
+            hint="take the step again: it compares the two columns first, and names what is not the same",
         )
+
+    def _begin_anew(self, status: Status, moves: Moves) -> AdoptionRecord:
+        """Take it back to its beginning. Nothing reads the sealed column then, whatever was written without a guard."""
+        why = "the guard was not what it should be"
+        return self._taken(status, Stage.NONE, None, why, moves, told=status.fallback_until is not None)
 
     def _require_plaintext(self, observed: Observed) -> None:
         if not (observed.has_plaintext and observed.has_sealed):
@@ -307,12 +381,6 @@ class Adoption:
                 "nullable=True)",
             )
 
-    def _refuse(self, rows: int, what: str) -> None:
-        if rows:
-            raise AdoptionError(
-                f"{rows:,} rows of {self.pair.table_name} {what}", hint="find out who has written them, and mend them"
-            )
-
     # What was done is written down.
 
     def _taken(
@@ -331,7 +399,7 @@ class Adoption:
             fallback = status.fallback_until if GUARDED.get(stage) is Mode.EMPTIES_SEALED else None
         step = AdoptionRecord(
             context=pair.context,
-            number=len(status.steps) + 1,
+            number=self._number + 1,
             stage=stage,
             table=pair.table_name,
             plaintext=pair.plaintext,
@@ -345,8 +413,29 @@ class Adoption:
         if told or Stage.SWITCHED in (stage, status.stage) or Stage.EMPTIED in (stage, status.stage):
             for tenant in moves.tenants():
                 self._tell(tenant, step)
-        parts.store.add_adoption_step(step)
+        try:
+            parts.store.add_adoption_step(step)
+        except KeyStoreError:
+            self._yield_to_others(moves)
+            raise
+        self._number = step.number
         return step
+
+    def _yield_to_others(self, moves: Moves) -> None:
+        """Let the guard do what the step says that somebody else has taken meanwhile, in place of ours."""
+        with suppress(PiiVaultError):
+            steps = self._parts.store.adoption_steps(self.pair.context)
+            wanted = GUARDED.get(steps[-1].stage) if len(steps) > self._number else None
+            if wanted is not None:
+                self._number = len(steps)
+                moves.guard(wanted)
+
+    def _require_nobody_else(self) -> None:
+        if len(self._parts.store.adoption_steps(self.pair.context)) != self._number:
+            raise KeyStoreError(
+                f"somebody else has just taken a step with the adoption of {self.pair.context!r}",
+                hint="look where it stands now: pii-vault adopt status",
+            )
 
     def _tell(self, tenant: str, step: AdoptionRecord) -> None:
         """Write a step into a tenant's audit log, before it holds: what the log lacks is worse than what it repeats."""
@@ -368,6 +457,7 @@ class Adoption:
                 f"nobody says whose rows those of {self.pair.table_name} are",
                 hint="name the column that does: tenant_column='tenant_id', --tenant-column tenant_id",
             )
+        self._number = len(status.steps)
         owners = Owners(self._scopes, self._parts.store.names(), self._only)
         return Moves(
             self._engine,
@@ -378,6 +468,7 @@ class Adoption:
             self._parts.keyring,
             pace or Pace(),
             progress,
+            self._require_nobody_else,
         )
 
 

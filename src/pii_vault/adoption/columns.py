@@ -53,7 +53,11 @@ def declared(metadata: MetaData) -> list[Pair]:
     Raises:
         ConfigurationError: a column adopts one that there is not, or that is sealed itself.
     """
-    return [_pair(table, column) for table in metadata.sorted_tables for column in table.columns if _adopts(column)]
+    pairs = [_pair(table, column) for table in metadata.sorted_tables for column in table.columns if _adopts(column)]
+    for number, pair in enumerate(pairs):
+        if pair.name in (other.name for other in pairs[:number]):
+            raise ConfigurationError(f"two columns adopt {pair.name}", hint="one takes its place")
+    return pairs
 
 
 def pair_of(context: str, metadata: MetaData, steps: Iterable[AdoptionRecord]) -> Pair:
@@ -66,11 +70,12 @@ def pair_of(context: str, metadata: MetaData, steps: Iterable[AdoptionRecord]) -
 
     Raises:
         AdoptionError: neither knows it.
-        ConfigurationError: the models declare it wrongly.
+        ConfigurationError: the models declare it wrongly, or with other columns than it was begun with.
     """
-    known = declared(metadata)
+    known, steps = declared(metadata), list(steps)
     for pair in known:
         if context in (pair.context, pair.name):
+            _require_the_same(pair, steps)
             return pair
     for step in steps:
         if context in (step.context, f"{step.table}.{step.plaintext}") and step.stage is not Stage.NONE:
@@ -82,6 +87,19 @@ def pair_of(context: str, metadata: MetaData, steps: Iterable[AdoptionRecord]) -
         if names
         else "declare it: mapped_column(EncryptedString().adopting('email'))",
     )
+
+
+def _require_the_same(pair: Pair, steps: Iterable[AdoptionRecord]) -> None:
+    """Refuse other columns than those that the steps were taken with: what these hold, nobody knows."""
+    for step in steps:
+        if step.context == pair.context and step.stage is not Stage.NONE:
+            begun = step.table, step.plaintext, step.sealed
+            if begun != (pair.table_name, pair.plaintext, pair.sealed):
+                raise ConfigurationError(
+                    f"{pair.table_name}.{pair.sealed} adopts {pair.plaintext!r}, and the adoption of {pair.context!r} "
+                    f"was begun with {step.sealed!r} and {step.plaintext!r} of {step.table}",
+                    hint="declare those; or take the adoption back to its beginning with them first",
+                )
 
 
 def _adopts(column: Any) -> bool:
@@ -114,6 +132,8 @@ def _remembered(step: AdoptionRecord, metadata: MetaData) -> Pair:
         )
     plaintext = _named(table, step.plaintext) if table is not None else None
     schema, _, name = step.table.rpartition(".")
+    if table is not None:
+        name, schema = table.name, table.schema or ""
     plain_type = plaintext.type if plaintext is not None else None
     return Pair(step.context, name, schema or None, step.plaintext, step.sealed, kind, plain_type)
 

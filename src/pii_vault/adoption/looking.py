@@ -76,7 +76,12 @@ class Observed:
             yield f"the plaintext column {pair.plaintext!r} is gone"
         wanted = GUARDED.get(stage)
         if self.guard is not wanted:
-            yield f"the guard {_said(self.guard)}, and at this stage it {_said(wanted)}"
+            rather = f"it {wanted}" if wanted is not None else "there is none"
+            yield f"the guard {_said(self.guard)}, and at this stage {rather}"
+        if wanted is Mode.EMPTIES_SEALED and not self.sealed_nullable:
+            yield f"the sealed column {pair.sealed!r} may not be NULL, so nobody can write {pair.plaintext!r} alone"
+        if wanted is Mode.EMPTIES_PLAINTEXT and not self.plaintext_nullable:
+            yield f"the plaintext column {pair.plaintext!r} may not be NULL, so nobody can write {pair.sealed!r} alone"
         if self.counts is not None:
             yield from self._strays(pair, stage, self.counts)
 
@@ -141,4 +146,4 @@ def _counted(connection: Connection, pair: Pair) -> Counts:
 
 
 def _said(mode: Mode | None) -> str:
-    return str(mode) if mode is not None else "is missing"
+    return str(mode) if mode is not None else "is missing, or is not ours"

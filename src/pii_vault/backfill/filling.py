@@ -11,7 +11,9 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, time
+from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -50,13 +52,23 @@ class Compared:
 
     Attributes:
         rows: How many rows with a value were compared.
-        empty: How many of them had none in the other column.
-        different: The primary keys of those that had another one there.
+        different: The primary keys of those that had another one in the other column.
+        written: How many were written.
     """
 
     rows: int
-    empty: int
     different: tuple[str, ...]
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """Rows by what was found in them; those that belong to nobody are in none of these."""
+
+    same: list[Row] = field(default_factory=list)
+    missing: list[Row] = field(default_factory=list)
+    """Nothing is in the column that is written, or the same in an older form."""
+    different: list[Row] = field(default_factory=list)
 
 
 class Filling:
@@ -104,36 +116,48 @@ class Filling:
                 yield written
         self._refuse_problems()
 
-    def compare(self, transaction: Transaction) -> Iterator[Compared]:
+    def compare(self, transaction: Transaction, *, mends: bool, both: bool = False) -> Iterator[Compared]:
         """Go through the table once and compare the two values of each row, beside others' writes.
 
-        Where they differ, or the one that is written is not there, it is written anew. Yields what was found, batch by
-        batch.
+        Args:
+            transaction: Begins one.
+            mends: Whether the one column is written anew, where it is empty or holds something else.
+            both: Whether to look only at rows with a value in both columns.
 
         Raises:
             BackfillError: a value cannot be moved; names the rows. The others were compared.
             ConfigurationError: the table cannot be read or written.
         """
-        for read in self._reads(transaction, self.rows.any):
+        for read in self._reads(transaction, self.rows.both if both else self.rows.any):
             # Both values of a row were read by one statement, and are always written by one: none is half written.
-            different = self._different(read)
-            wrong = [row for row in different if row.target is not None]
-            if different:
-                self._write(transaction, self._moved(Read(different, read.take, read.take_target)), again=True)
-            keys = tuple(", ".join(map(str, row.key)) for row in wrong)
-            yield Compared(len(read.rows), len(different) - len(wrong), keys)
+            found, written = self._sorted(read), 0
+            wrong = [*found.missing, *found.different]
+            if mends and wrong:
+                moved = self._moved(Read(wrong, read.take, read.take_target))
+                written = self._write(transaction, moved, again=True)
+            yield Compared(len(read.rows), tuple(map(_where, found.different)), written)
         self._refuse_problems()
 
-    def wipe(self, transaction: Transaction) -> Iterator[int]:
-        """Write NULL into the column that is read, where the other one holds a value; yield how many rows each time.
+    def wipe(self, transaction: Transaction) -> Iterator[Compared]:
+        """Write NULL into the column that is read, where the other one was opened and holds the same.
+
+        A row that somebody writes meanwhile is looked at again.
 
         Raises:
+            BackfillError: rows belong to nobody whose keys there are; names them. The others were written.
             ConfigurationError: the table cannot be read or written.
         """
-        after: Key | None = None
-        while keys := self._in(transaction, partial(self.rows.full, after=after, limit=self._batch)):
-            yield self._in(transaction, partial(self.rows.wipe, keys=keys))
-            after = keys[-1]
+        for _ in range(_PASSES):
+            changed = False
+            for read in self._reads(transaction, self.rows.both):
+                found = self._sorted(read)
+                mine = [*found.same, *found.missing]
+                written = self._in(transaction, partial(self.rows.wipe, rows=mine)) if mine else 0
+                changed = changed or written < len(mine)
+                yield Compared(len(read.rows), tuple(map(_where, found.different)), written)
+            if not changed:
+                break
+        self._refuse_problems()
 
     def finish(self, transaction: Transaction) -> int:
         """Compare every row's two values, and mend what others have changed; return how many values there are.
@@ -234,6 +258,33 @@ class Filling:
         self._by_tenant(read.rows, compare)
         return different
 
+    def _sorted(self, read: Read) -> _Sorted:
+        found = _Sorted()
+
+        def sort(_: Scope, rows: list[Row]) -> None:
+            for row in rows:
+                if row.target is None:
+                    found.missing.append(row)
+                elif not self._is_same(row, read) and not self._is_equal(row, read):
+                    found.different.append(row)
+                else:
+                    (found.same if self._target.is_current(row.target) else found.missing).append(row)
+
+        self._by_tenant(read.rows, sort)
+        return found
+
+    def _is_equal(self, row: Row, read: Read) -> bool:
+        """Say whether two values are one that a plain column keeps in another form: 1.1 as 1.10, an instant as UTC."""
+        try:
+            value = read.take(row.source)
+            return isinstance(value, Decimal | datetime | time) and bool(value == read.take_target(row.target))
+        except OpenError:
+            return False
+        except PiiVaultError:
+            raise
+        except Exception:  # noqa: BLE001 - it could hold the value
+            return False
+
     def _is_same(self, row: Row, read: Read) -> bool:
         try:
             number, expected = self._encode(read.take(row.source))
@@ -296,7 +347,7 @@ class Filling:
 
     def _failed(self, row: Row, why: str) -> None:
         if len(self._problems) < _MOST_PROBLEMS:
-            self._problems[", ".join(map(str, row.key))] = why
+            self._problems[_where(row)] = why
 
     def _refuse_problems(self) -> None:
         if self._problems:
@@ -346,6 +397,10 @@ class Filling:
             f"rows of table {self._place.name!r} cannot be read or written: {failure}",
             hint="what is done stays; running it again goes on from there",
         )
+
+
+def _where(row: Row) -> str:
+    return ", ".join(map(str, row.key))
 
 
 def _is_about_values(error: DBAPIError) -> bool:

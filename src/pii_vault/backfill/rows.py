@@ -141,6 +141,8 @@ class Rows:
 
         self.any: Final[ColumnElement[bool]] = self._read.is_not(None)
         self.written: Final[ColumnElement[bool]] = self._new.is_not(None)
+        self.both: Final[ColumnElement[bool]] = self.any & self.written
+        self.stray: Final[ColumnElement[bool]] = self._read.is_(None) & self.written
         self.left: Final[ColumnElement[bool]] = self.any & self._new.is_(None)
         self._exact: Final = source.exact(dialect, self._read)
         self._update: Final = self._written()
@@ -179,24 +181,26 @@ class Rows:
 
     def clear(self, connection: Connection) -> None:
         """Write NULL where NULL is read by now."""
-        stale = self._read.is_(None), self._new.is_not(None)
-        connection.execute(update(self._table).where(*stale).values({self._target.name: None}))
+        connection.execute(update(self._table).where(self.stray).values({self._target.name: None}))
 
     def count(self, connection: Connection, which: ColumnElement[bool]) -> int:
         """Return how many rows meet a condition."""
         return int(connection.scalar(select(func.count()).select_from(self._table).where(which)) or 0)
 
-    def full(self, connection: Connection, after: Key | None, limit: int) -> list[Key]:
-        """Return the keys of the first rows behind a key that hold a value in both columns."""
-        query: Any = select(*self._key).where(self.any, self.written, *self._between(after, None))
-        return [tuple(each) for each in connection.execute(query.order_by(*self._key).limit(limit))]
-
-    def wipe(self, connection: Connection, keys: Sequence[Key]) -> int:
-        """Write NULL into the column that is read, where the other one holds a value; return in how many rows."""
-        parameters = [{f"key_{i}": each for i, each in enumerate(key)} for key in keys]
-        mine = [each == bindparam(f"key_{i}", type_=NullType()) for i, each in enumerate(self._key)]
-        statement = update(self._table).where(*mine, self.written).values({self._read.name: None})
+    def wipe(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Write NULL into the column that is read, in rows that hold in both what was read; return in how many."""
+        parameters = [
+            {**{f"key_{i}": each for i, each in enumerate(row.key)}, "exact": row.exact, "found": row.target}
+            for row in rows
+        ]
+        found = bindparam("found", type_=self._target.selected)
+        statement = update(self._table).where(*self._mine(), self._new == found).values({self._read.name: None})
         return max(connection.execute(statement, parameters).rowcount, 0)
+
+    def some(self, connection: Connection, which: ColumnElement[bool], limit: int) -> list[Key]:
+        """Return the keys of the first rows that meet a condition."""
+        query: Any = select(*self._key).where(which).order_by(*self._key).limit(limit)
+        return [tuple(each) for each in connection.execute(query)]
 
     def owners(self, connection: Connection) -> list[tuple[Any, int]]:
         """Return whose rows hold values, and how many."""
@@ -213,11 +217,14 @@ class Rows:
         return [tuple(each) for each in connection.execute(query)]
 
     def _written(self) -> Any:
-        key = [each == bindparam(f"key_{i}", type_=NullType()) for i, each in enumerate(self._key)]
-        same = self._exact == bindparam("exact", type_=self._exact.type)
         new = bindparam("new", type_=self._target.bound)
         # Under the name alone: the column here has the type that it is read with.
-        return update(self._table).where(*key, same).values({self._target.name: new})
+        return update(self._table).where(*self._mine()).values({self._target.name: new})
+
+    def _mine(self) -> list[ColumnElement[bool]]:
+        """Return the conditions that it is a row that was read, and holds in the column that is read what it did."""
+        key = [each == bindparam(f"key_{i}", type_=NullType()) for i, each in enumerate(self._key)]
+        return [*key, self._exact == bindparam("exact", type_=self._exact.type)]
 
     def _between(self, after: Key | None, upto: Key | None) -> list[ColumnElement[bool]]:
         whole: Any = self._key[0] if len(self._key) == 1 else tuple_(*self._key)
