@@ -22,7 +22,7 @@ from tests.support.processes import forking
 from pii_vault import LocalKms, Vault
 from pii_vault.adoption import adopt, guard, moves
 from pii_vault.adoption.adopt import Adoption
-from pii_vault.adoption.guard import Mode
+from pii_vault.adoption.guard import Guard, Mode
 from pii_vault.adoption.moves import Moves
 from pii_vault.backfill.filling import Filling
 from pii_vault.backfill.rows import Rows
@@ -238,46 +238,41 @@ def test_writers_of_both_releases_lose_nothing_meanwhile(people: People) -> None
     assert [sealed for _, sealed in people.rows()] == [last.get(key, EMAILS[key - 1]) for key in range(1, 6)]
 
 
-def test_of_two_who_take_a_step_at_once_one_is_told_so(local_people: People) -> None:
-    """And the guard is as the step says that was taken, whoever was the last to touch it."""
+def test_of_two_who_take_a_step_at_once_one_is_told_so(local_people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     people = local_people
     people.add("ann@a.example")
     people.up("verified")
-    first, other = people.adoption, people.adoption
+    late = people.adoption
+    real, modes = late._moves, list[Mode]()
 
-    def taking(stage: str) -> Iterator[None]:
-        assert other.next(quiet=0).stage == stage
-        yield
-
-    meanwhile = taking("switched")
-    real = Moves.guard
-    first_moves = first._moves
-
-    def moving(*arguments: Any) -> Any:
-        made = first_moves(*arguments)
-        next(meanwhile)
+    def moving(*arguments: Any) -> Moves:
+        made = real(*arguments)
+        people.up("switched")
+        monkeypatch.setattr(Guard, "install", lambda self, connection, mode: modes.append(mode))
         return made
 
-    first._moves = moving  # type: ignore[method-assign]
+    monkeypatch.setattr(late, "_moves", moving)
     with pytest.raises(KeyStoreError, match="somebody else has just taken a step"):
-        first.rollback()
-    assert (people.stage, people.drift, Moves.guard) == ("switched", (), real)
+        late.rollback()
+    assert (people.stage, people.drift, modes) == ("switched", (), [])
 
 
 def test_the_guard_is_put_back_for_whoever_was_first(local_people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one has taken its step at the last moment: when ours has looked, and not changed the guard yet."""
     people = local_people
     people.add("ann@a.example")
     people.up("verified")
-    real = KeyStore.add_adoption_step
+    real = Adoption._require_nobody_else
 
-    def after_another(store: KeyStore, step: Any) -> None:
+    def then_another(adoption: Adoption) -> None:
+        real(adoption)
         monkeypatch.undo()
         people.up("switched")
-        real(store, step)
 
-    monkeypatch.setattr(KeyStore, "add_adoption_step", after_another)
+    monkeypatch.setattr(Adoption, "_require_nobody_else", then_another)
+    late = people.adoption
     with pytest.raises(KeyStoreError, match="somebody else has just taken a step"):
-        people.adoption.rollback()
+        late.rollback()
     assert (people.stage, people.drift) == ("switched", ())
     assert people.adoption.status().observed.guard is Mode.REFUSES
 
