@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.command import commands, pii_vault_here
 from tests.support.strict_kms import StrictKms
@@ -23,6 +23,13 @@ class Person(Base):
     __tablename__ = "people"
     id: Mapped[int] = mapped_column(primary_key=True)
     email: Mapped[str] = mapped_column(EncryptedString(index=True))
+
+
+class Contact(Base):
+    __tablename__ = "contacts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    phone: Mapped[str | None]
+    phone_sealed: Mapped[str | None] = mapped_column(EncryptedString().adopting("phone", falls_back=True))
 
 
 def test_the_page_names_every_command_and_no_other() -> None:
@@ -81,6 +88,8 @@ def test_every_command_asks_whom_the_page_says(
     models = ("--metadata", f"{__name__}:Base")
     engine = create_engine(url)
     Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO contacts (phone) VALUES ('555-1234')"))
     engine.dispose()
     run("coverage", *models)
     run("index status acme", *models)
@@ -88,6 +97,13 @@ def test_every_command_asks_whom_the_page_says(
     run("index rotate acme", *models)
     run("reencrypt acme", *models)
     run("index drop acme people.email 0")
+    adopted = ("contacts.phone", *models, "--tenant", "acme")
+    run("adopt next", *adopted)
+    run("adopt fallback", *adopted, "--end")
+    for _ in ("filled", "verified", "switched", "retired"):
+        run("adopt next", *adopted, "--quiet", "0")
+    run("adopt rollback", *adopted)
+    run("adopt status", *models)
     run("index plan --rows 50000")
     run("key deactivate acme")
     run("key compromise acme 1 --yes")

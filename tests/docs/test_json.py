@@ -99,7 +99,7 @@ def named_in(table: str) -> list[str]:
 def test_the_page_describes_the_lines_that_say_how_far_it_is() -> None:
     section = PAGE.partition("## Progress on standard error\n")[2].partition("\n## ")[0]
     said = script().meanings(RowsDone)
-    types = {"str": "string", "int": "integer", "float | None": "number or null"}
+    types = {"str": "string", "str | None": "string or null", "int": "integer", "float | None": "number or null"}
     rows = [f"| `{each.name}` | {types[str(each.type)]} | {said[each.name]} |" for each in fields(RowsDone)]
     assert "\n".join(rows) in section
     (example,) = re.findall(r"^```json\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)

@@ -16,11 +16,12 @@ COMMANDS = [
     *("key list", "key validate", "key rotate", "key evict", "key deactivate", "key compromise", "key destroy"),
     *("index status", "index build", "index rotate", "index drop", "index plan"),
     *("rotate", "rewrap", "reencrypt", "coverage"),
+    *("adopt status", "adopt next", "adopt rollback", "adopt fallback"),
     *("audit log", "audit verify", "audit anchor"),
     "kms cost",
     *("inspect", "demo", "version"),
 ]
-GROUPS = ["", "db", "tenant", "key", "index", "audit", "kms"]
+GROUPS = ["", "db", "tenant", "key", "index", "adopt", "audit", "kms"]
 
 
 def help_of(words: str) -> str:
@@ -50,6 +51,7 @@ def test_the_help_lists_commands_in_the_order_in_which_one_needs_them() -> None:
             "rewrap",
             "reencrypt",
             "coverage",
+            "adopt",
             "audit",
             "kms",
             "inspect",
@@ -166,6 +168,15 @@ def test_without_a_command_it_prints_the_list_of_commands(group: str) -> None:
         ("rewrap --all --workers 9", "--workers"),
         ("coverage acme", "Missing option '--metadata'"),
         ("coverage --metadata m:B --json --openmetrics", "give --json or --openmetrics, not both"),
+        ("adopt status", "Missing option '--metadata'"),
+        ("adopt next --metadata m:B --tenant-column t", "Missing argument 'COLUMN'"),
+        ("adopt next people.email --metadata m:B", "say whose rows are whose"),
+        ("adopt rollback people.email --metadata m:B --tenant-column t --tenant acme", "say whose rows are whose"),
+        ("adopt next people.email --metadata m:B --tenant acme --rate 0", "--rate"),
+        ("adopt next people.email --metadata m:B --tenant acme --quiet -1", "--quiet"),
+        ("adopt fallback people.email --metadata m:B --tenant acme", "name the days, or give --end"),
+        ("adopt fallback people.email --metadata m:B --tenant acme --days 3 --end", "name the days, or give --end"),
+        ("adopt fallback people.email --metadata m:B --tenant acme --days 91", "--days"),
         ("audit log acme --after -1", "--after"),
         ("audit log acme --limit 0", "--limit"),
         ("kms", "Usage: pii-vault kms"),

@@ -15,7 +15,7 @@ from .application import metadata_of
 from .output import FAILED
 from .progress import rows_done
 from .table import FIXED, SPARE, TEXT
-from .words import NONE, instant, or_none
+from .words import NONE, instant
 
 if TYPE_CHECKING:
     from ..adoption.adopt import Adoption
@@ -248,9 +248,8 @@ def _show(found: Sequence[AdoptionFound]) -> None:
             "stage": FIXED,
             "plaintext": FIXED,
             "sealed": FIXED,
-            "only plaintext": SPARE,
+            "plaintext only": SPARE,
             "since": SPARE,
-            "by": SPARE,
             "next": TEXT,
         },
         [
@@ -261,7 +260,6 @@ def _show(found: Sequence[AdoptionFound]) -> None:
                 _count(each.rows_with_sealed, there=each.has_sealed),
                 _count(each.rows_with_plaintext_only, there=each.has_plaintext),
                 instant(each.steps[-1].at) if each.steps else NONE,
-                or_none(each.steps[-1].by if each.steps else None),
                 each.next_step,
             )
             for each in found

@@ -112,12 +112,14 @@ def _next_step(found: Status) -> str:
         if not found.observed.has_plaintext:
             return "nothing is left to do: the models need not say adopting any longer, and name the context instead"
         return f"drop {pair.name} in a migration; what the database keeps of it, docs/adoption.md says"
+    add = "" if found.observed.has_sealed else f"add {pair.sealed} in a migration; "
     return {
-        "none": f"add {pair.sealed} in a migration; `adopt next` puts the guard there",
+        "none": f"{add}`adopt next` puts the guard there",
         "added": "deploy the release that writes both columns; `adopt next` then seals what is there",
         "filled": "`adopt next` opens every sealed value and compares it with its plaintext",
-        "verified": "when every process writes both columns, `adopt next` lets the sealed one count",
-        "switched": f"deploy the release that reads {pair.sealed}, and let {pair.plaintext} be NULL; `adopt next` then "
-        "lets nobody need to write it",
+        "verified": f"when every process writes both columns, `adopt next` refuses whoever writes {pair.plaintext} "
+        f"alone, and {pair.sealed} may be read",
+        "switched": f"deploy the release that reads {pair.sealed}, and let {pair.plaintext} be NULL; `adopt next` "
+        f"compares once more, and then {pair.plaintext} need not be written",
         "retired": f"deploy the release that does not know {pair.plaintext}; `adopt next` then empties it",
     }[found.stage]
