@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..stages import Stage
 from . import options, output
 from .adoption_reports import AdoptionFound
 from .app import adopt
@@ -140,6 +142,10 @@ def adopt_next(
     settings: dict[str, Any] = {"kms": kms, "endpoint_url": endpoint_url, "platform_key": platform_key, "actor": actor}
     settings |= {"database_schema": database_schema}
     adoption = _adoption(name, metadata, application_url, tenant_column, tenant, database_url, settings)
+    if quiet and sys.stderr.isatty() and adoption.status(count=False).stage in (Stage.VERIFIED, Stage.RETIRED):
+        output.say(
+            f"it watches for {quiet:g} seconds whether somebody still writes as before; --quiet says for how long"
+        )
     with rows_done(None, lines=json) as progress:
         adoption.next(reason=reason, pace=_pace(batch, rate, max_lag), quiet=quiet, progress=progress)
     _tell(adoption, "adopt next", json=json)

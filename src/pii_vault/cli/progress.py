@@ -70,7 +70,8 @@ def rows_done(tenant: str | None, *, lines: bool, others: bool = False) -> Itera
     except KeyboardInterrupt:
         done, total = map(sum, zip(*counts.values(), strict=True)) if counts else (0, 0)
         least, whose = "at least " if others else "", f" of tenant {tenant!r}" if tenant is not None else ""
-        output.say(f"stopped: {least}{done:,} of {total:,} rows{whose} are done; the same command goes on from there")
+        far = f": {least}{done:,} of {total:,} rows{whose} are done" if total or tenant is not None else ""
+        output.say(f"stopped{far}; the same command goes on from there")
         raise
 
 
