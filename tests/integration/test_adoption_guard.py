@@ -75,7 +75,7 @@ UPDATES: Final[list[tuple[tuple[Any, Any], dict[str, Any], dict[Mode, Any]]]] = 
     (
         ("p", OLD),
         {"sealed": None},
-        {EMPTIES_SEALED: ("p", None), REFUSES: REFUSED, EMPTIES_PLAINTEXT: REFUSED, REFILLS: REFUSED},
+        {EMPTIES_SEALED: ("p", None), REFUSES: REFUSED, EMPTIES_PLAINTEXT: (None, None), REFILLS: REFUSED},
     ),
     (("p", OLD), {"plain": "q", "sealed": NEW}, dict.fromkeys(Mode, ("q", NEW))),
     (("p", OLD), {"plain": None, "sealed": None}, dict.fromkeys(Mode, (None, None))),
