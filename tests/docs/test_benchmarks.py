@@ -72,3 +72,22 @@ def test_a_search_by_token_uses_the_index_and_finds_what_the_twin_finds() -> Non
     assert figures["index_bytes"] < figures["index_plain_bytes"]
     compared = ("lookup", "lookup_orm", "join", "join_opened", "join_all", "unique_insert", "batch_insert")
     assert figures.keys() >= {f"{each}_ratio" for each in (*compared, "table_bytes", "index_bytes", "total_bytes")}
+
+
+def test_encrypted_columns_are_measured_beside_plain_ones_on_both_databases() -> None:
+    sizes = ["--rows", "40", "--rounds", "1", "--gets", "10"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "orm.py"), "--json", "--async", *sizes],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(done.stdout)
+    measured = {"orm_load", "core_load", "orm_insert", "core_insert", "session_get"}
+    for each in (figures, figures["async"]):
+        databases = {"postgresql": each["postgresql"], "sqlite": each["sqlite"]}
+        assert {name: set(ratios) for name, ratios in databases.items()} == dict.fromkeys(databases, measured)
+        assert "hand-written TypeDecorator" in each["peers"]
+        assert all(set(found) == set(databases) for found in each["peers"].values())
+    assert figures["kms_calls_per_tenant"] == 1.0
