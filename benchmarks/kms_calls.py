@@ -1,9 +1,9 @@
 """How often each system that has a KMS calls it, and what that costs: requests over HTTP, counted by the KMS.
 
 Every tenant has a KMS key of its own. One process registers the tenants, where there is such a thing; one seals values
-under one key version after another, which counts what new versions cost too; then a cold process opens all of them. All is done with some values and with twice as many,
-which tells what grows with values from what does not: a million values are reckoned from the two. These are counts, so
-they do not depend on the machine.
+under one key version after another, which counts what new versions cost too; then a cold process opens all of them. All
+is done with some values and with twice as many, which tells what grows with values from what does not: a million values
+are reckoned from the two. These are counts, so they do not depend on the machine.
 
     python benchmarks/kms_calls.py [--json] [--tenants N] [--versions N] [--values N]
 """

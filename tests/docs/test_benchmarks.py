@@ -43,8 +43,9 @@ def test_coroutines_that_wait_for_one_tenant_s_keys_cost_one_call_and_one_thread
 
 
 def test_the_keyring_holds_what_it_is_given_room_for() -> None:
+    sizes = ["--tenants", "12", "--versions", "3", "--threads", "2"]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "keyring.py"), "--json", "--tenants", "12"],
+        [sys.executable, str(ROOT / "benchmarks" / "keyring.py"), "--json", *sizes],
         capture_output=True,
         text=True,
         check=False,
@@ -53,7 +54,8 @@ def test_the_keyring_holds_what_it_is_given_room_for() -> None:
     figures = json.loads(done.stdout)
     assert {count: each["held"] for count, each in figures["tenants"].items()} == {"1": 1, "10": 10, "12": 12}
     assert figures["kept_at_most"] == 10_000
-    assert figures.keys() >= {"hit_ratio", "miss_ratio", "bytes_each"}
+    assert (set(figures["versions"]), set(figures["threads"])) == ({"1", "3"}, {"1", "2"})
+    assert figures.keys() >= {"hit_ratio", "miss_ratio", "bytes_each", "versions_miss_ratio", "threads_hit_ratio"}
 
 
 def test_a_search_by_token_uses_the_index_and_finds_what_the_twin_finds() -> None:
