@@ -2,7 +2,8 @@
 
 The keys are in a development KMS in this process and the key store in a SQLite file, so a miss is all of our own work
 and none of the network's. Compare the ratios to one tenant, one version and one thread, which are measured in the same
-run. All threads of a process share its interpreter: with as many threads, a hit is to take as many times as long.
+run. A miss unwraps every version of the tenant's data key, so it grows with them; that it calls the KMS once does not.
+Threads share one interpreter, so the time for a hit of theirs is the time that passes, divided by all their hits.
 
     python benchmarks/keyring.py [--json] [--tenants N] [--versions N] [--threads N]
 """
