@@ -399,17 +399,16 @@ def vault_with_tenants() -> Iterator[tuple[Vault, CountingKms]]:
         vault.close()
 
 
-def measure(vault: Vault, peers: Found, names: Sequence[str], sizes: Sizes, *, asynchronous: bool) -> dict[str, Any]:
+def measure(
+    vault: Vault, peers: Found, urls: Mapping[str, tuple[str, str]], sizes: Sizes, *, asynchronous: bool
+) -> dict[str, Any]:
     """Measure on each database, blocking or not."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     given = [row(number) for number in range(sizes.rows)]
     gets = -(-sizes.gets // PIECES)
     figures: dict[str, Any] = {}
-    with (
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        databases(names) as urls,
-    ):
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for name, both in urls.items():
             with places(asynchronous, vault, both, given, gets) as place, vault.tenant(TENANT):
                 figures[name] = compared(take_turns(place, variants(peers), sizes.rounds, progress), sizes.rows)
@@ -433,11 +432,11 @@ def use_others(vault: Vault) -> None:
 
 def run(names: Sequence[str], sizes: Sizes, *, with_peers: bool, asynchronous: bool) -> dict[str, Any]:
     peers = found() if with_peers else Found([], {}, {})
-    with vault_with_tenants() as (vault, kms):
-        plain = measure(vault, peers, names, sizes, asynchronous=False)
+    with vault_with_tenants() as (vault, kms), databases(names) as urls:
+        plain = measure(vault, peers, urls, sizes, asynchronous=False)
         figures = shaped(plain)
         if asynchronous:
-            figures["async"] = shaped(measure(vault, peers, names, sizes, asynchronous=True))
+            figures["async"] = shaped(measure(vault, peers, urls, sizes, asynchronous=True))
         use_others(vault)
         figures["kms_calls_per_tenant"] = round(kms.decrypts / (1 + OTHERS), 3)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -93,3 +94,34 @@ def test_encrypted_columns_are_measured_beside_plain_ones_on_both_databases() ->
         assert "hand-written TypeDecorator" in each["peers"]
         assert all(set(found) == set(databases) for found in each["peers"].values())
     assert figures["kms_calls_per_tenant"] == 1.0
+
+
+def test_one_value_is_measured_beside_a_bare_call() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "per_value.py"), "--json", "--rounds", "1", "--values", "5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(done.stdout)
+    assert {size: found["pii_vault"]["more_bytes"] for size, found in figures["sizes"].items()} == {
+        "24": 38,
+        "200": 38,
+        "4096": 38,
+    }
+    assert {"seal_ratio", "open_ratio"} <= figures["sizes"]["24"]["hand-written TypeDecorator"].keys()
+
+
+def test_a_benchmark_that_failed_is_named_in_the_results() -> None:
+    spec = importlib.util.spec_from_file_location("bench_report", ROOT / "benchmarks" / "report.py")
+    assert spec is not None
+    assert spec.loader is not None
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    machine = {"date": "today", "processor": "fast", "cores": 2, "system": "Linux", "python": "3.11", "load_before": 0}
+    results = {"machine": {**machine, "versions": {"tink": "1"}, "quick": True}, "orm": {"failed": "no server"}}
+    page = report.written(results, [])
+    assert "    no server" in page
+    assert "tink 1" in page
+    assert "Compare nothing" in page
