@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import DateTime, Numeric, event
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.adopting import UP, People
 from tests.support.world import World
 
+from pii_vault import EncryptedDateTime, EncryptedNumeric
 from pii_vault.errors import AdoptionError
 from pii_vault.reencryption.pacing import Pace
 
@@ -136,3 +141,46 @@ def test_it_tells_how_far_it_is_and_writes_no_faster_than_it_may(people: People)
     assert slept[0] == 0
     assert slept[-1] == 6
     assert len(slept) > 4  # while it waits it goes on telling
+
+
+def test_values_that_a_plain_column_keeps_in_another_form_are_the_same(postgres_people: People) -> None:
+    """1.1 is 1.10 in a column of two places, and an instant loses its offset there. Who writes both has the former."""
+
+    class Other(DeclarativeBase):
+        pass
+
+    class Price(Other):
+        __tablename__ = "prices"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        amount: Mapped[Decimal | None] = mapped_column(Numeric(10, 2))
+        amount_sealed: Mapped[Decimal | None] = mapped_column(EncryptedNumeric().adopting("amount"))
+        since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+        since_sealed: Mapped[datetime | None] = mapped_column(EncryptedDateTime(timezone=True).adopting("since"))
+
+    people, instant = postgres_people, datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))
+    Other.metadata.create_all(people.engine)
+    values: dict[str, tuple[Any, Any]] = {
+        "amount": (EncryptedNumeric(), Decimal("1.1")),
+        "since": (EncryptedDateTime(timezone=True), instant),
+    }
+    people.sql("INSERT INTO prices (id) VALUES (1)")
+    for name, (kind, value) in values.items():
+        adoption = people.world.vault.adoption(
+            f"prices.{name}", metadata=Other.metadata, engine=people.engine, tenant="acme"
+        )
+        adoption.next()
+        sealed = people.sealed(value, context=f"prices.{name}", kind=kind)
+        people.sql(f"UPDATE prices SET {name} = :v, {name}_sealed = :s", v=value, s=sealed)
+        for stage in UP[1:]:
+            assert adoption.next(quiet=0).stage == stage
+
+
+def test_an_engine_that_begins_its_transactions_itself_is_one_too(local_people: People) -> None:
+    """As SQLAlchemy's documentation advises for SQLite."""
+    engine = local_people.engine
+    event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    engine.dispose()
+    local_people.add("ann@a.example")
+    local_people.up("emptied")
+    assert (local_people.rows(), local_people.drift) == ([(None, "ann@a.example")], ())

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,8 @@ def test_writers_of_both_releases_lose_nothing_meanwhile(people: People) -> None
             running[0].result(30)
             for stage in ("switched", "retired"):
                 assert people.adoption.next(pace=Pace(batch=2), quiet=0).stage == stage
+            with suppress(AdoptionError):  # as long as they write, not all can be emptied
+                people.adoption.next(pace=Pace(batch=2), quiet=0)
         finally:
             old.set()
             new.set()
@@ -295,3 +298,22 @@ def test_a_way_back_that_was_ended_is_ended_before_another_step(
     assert people.adoption.rollback().stage == "verified"
     assert (waited, people.drift) == ([5.5], ())
     assert people.adoption.rollback().stage == "filled"
+
+
+def test_a_guard_is_there_until_nobody_falls_back_any_longer(
+    local_people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = local_people
+    people.add("ann@a.example")
+    people.up("added")
+    people.adoption.allow_fallback(datetime.now(UTC) + timedelta(days=1))
+    seen: list[Any] = []
+
+    def pause(_moves: Moves, _seconds: float) -> None:
+        status = people.adoption.status()
+        seen.append((status.stage, status.fallback_until, status.observed.guard))
+
+    monkeypatch.setattr(Moves, "pause", pause)
+    people.adoption.rollback()
+    assert seen == [("none", None, Mode.EMPTIES_SEALED)]
+    assert people.drift == ()

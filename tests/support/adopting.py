@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, LargeBinary, MetaData, String, bindparam, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tests.support.world import World
 
 from pii_vault import EncryptedString
 from pii_vault.adoption.adopt import Adoption
+from pii_vault.errors import PiiVaultError
 from pii_vault.orm.attachment import Attachment
 from pii_vault.orm.processors import open_processor, seal_processor
 from pii_vault.stages import Stage
 
 DATABASES = {"sqlite": "sqlite_url", "postgresql": "postgres_url", "mariadb": "mariadb_url"}
+EMAILS = ["ann@a.example", "bea@a.example"]
 UP = ("added", "filled", "verified", "switched", "retired", "emptied")
 
 
@@ -69,10 +74,10 @@ class People:
     def _bound(values: dict[str, Any]) -> list[Any]:
         return [bindparam(name, type_=LargeBinary()) for name, value in values.items() if isinstance(value, bytes)]
 
-    def sealed(self, value: str, tenant: str = "acme") -> bytes:
+    def sealed(self, value: Any, tenant: str = "acme", context: str = context, kind: Any = _kind) -> bytes:
         with self.world.vault.tenant(tenant):
             hold = Attachment(self.world.vault._parts.keyring, None, None)
-            return bytes(seal_processor(hold, self.context, self._kind.encoding())(value))
+            return bytes(seal_processor(hold, context, kind.encoding())(value))
 
     def opened(self, value: Any, tenant: str = "acme") -> Any:
         if value is None:
@@ -95,3 +100,26 @@ class People:
         with self.engine.connect() as connection:
             found = connection.execute(text("SELECT tenant_id, email, email_sealed FROM people ORDER BY id")).all()
         return [(each[1], self.opened(each[2], each[0])) for each in found]
+
+
+def everything(people: People) -> list[Any]:
+    """Return what is in the table, and what is known of its adoption."""
+    status = people.adoption.status(count=False)
+    with people.engine.connect() as connection:
+        rows = connection.execute(text("SELECT * FROM people ORDER BY id")).all()
+    return [list(map(tuple, rows)), status.steps, status.observed.guard]
+
+
+@contextmanager
+def nothing_changed(people: People, error: type[PiiVaultError], what: str) -> Iterator[None]:
+    """Expect an error from a block that changes nothing and shows no value."""
+    before = everything(people)
+    with pytest.raises(error, match=what) as caught:
+        yield
+    assert everything(people) == before
+    assert not any(email in str(caught.value) for email in EMAILS)
+
+
+def next_refused(people: People, error: type[PiiVaultError], what: str) -> None:
+    with nothing_changed(people, error, what):
+        people.adoption.next(quiet=0)

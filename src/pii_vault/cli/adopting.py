@@ -143,9 +143,7 @@ def adopt_next(
     settings |= {"database_schema": database_schema}
     adoption = _adoption(name, metadata, application_url, tenant_column, tenant, database_url, settings)
     if quiet and sys.stderr.isatty() and adoption.status(count=False).stage in (Stage.VERIFIED, Stage.RETIRED):
-        output.say(
-            f"it watches for {quiet:g} seconds whether somebody still writes as before; --quiet says for how long"
-        )
+        output.say(f"for {quiet:g} s it watches whether somebody still writes as before; --quiet says for how long")
     with rows_done(None, lines=json) as progress:
         adoption.next(reason=reason, pace=_pace(batch, rate, max_lag), quiet=quiet, progress=progress)
     _tell(adoption, "adopt next", json=json)

@@ -188,8 +188,10 @@ def _about(details: dict[str, Any]) -> str:
         keys = [f"{key['purpose']} key {key['version']} {key['state']}" for key in details.get("keys", ())]
         keks = [f"KEK {kek['generation']} {kek['state']}" for kek in details.get("keks", ())]
         kms_keys = [str(details["kms_key"]["arn"])] if "kms_key" in details else []
+        adoption = details.get("adoption")
+        columns = [f"{adoption['context']} {adoption['stage']}"] if adoption is not None else []
     except (AttributeError, KeyError, TypeError):
         return "not to be read: pii_vault did not write this"  # whoever may write to the database may write anything
     if len(keys) > 3:
         keys = [f"{len(keys)} keys"]
-    return ", ".join([*keks, *keys, *kms_keys]) or ("the tenant" if "tenant" in details else "")
+    return ", ".join([*keks, *keys, *kms_keys, *columns]) or ("the tenant" if "tenant" in details else "")

@@ -119,8 +119,8 @@ def _bars(tenant: str | None) -> Iterator[Progress]:
         tasks: dict[str, Any] = {}
 
         def shown(table: str, done: int, total: int) -> None:
-            if not total:
-                return
+            if not total or (table in tasks and done == total == bars.tasks[tasks[table]].completed):
+                return  # what comes after the last row is no longer rows
             if table not in tasks:
                 what = f"{table} of {tenant}" if tenant is not None else table
                 tasks[table] = bars.add_task(output.printable(what), total=total, speed="")

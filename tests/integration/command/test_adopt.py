@@ -166,7 +166,7 @@ def test_a_fallback_is_shown_with_its_end(app: Application) -> None:
     done = ops.run("adopt", "fallback", *how(app, "--days", "3"))
     assert re.fullmatch(r"pii-vault: patients\.email: reads may take the plaintext until [-\d]+ [:\d]+ UTC\n", done.err)
     assert ops.run("adopt", "fallback", *how(app, "--end")).err == ""
-    assert "column.adoption" in ops.run("audit", "log", "acme").out
+    assert "column.adoption\t\tpatients.email added" in ops.run("audit", "log", "acme").out
 
 
 def test_what_is_in_the_way_is_one_line(app: Application, tmp_path: Path) -> None:
