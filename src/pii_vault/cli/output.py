@@ -6,6 +6,7 @@ characters in them are written as escapes, so that they can neither move a curso
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -102,7 +103,17 @@ def show_text(text: str) -> None:
 
 def say(message: str) -> None:
     """Print a message for the person at the terminal, or for the log."""
-    print(f"pii-vault: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(_said(message), file=sys.stderr)
+
+
+def say_at_once(message: str) -> None:
+    """Print a message from a signal's handler, which may have come in the middle of another message."""
+    # Not through sys.stderr: its buffer cannot be written to while it is being written to.
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, f"{_said(message)}\n".encode())
+
+
+def _said(message: str) -> str:
+    return f"pii-vault: {printable(' '.join(message.split()))}"
 
 
 def printable(text: str) -> str:

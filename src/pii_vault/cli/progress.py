@@ -85,7 +85,7 @@ def _between_batches() -> Iterator[Callable[[], None]]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        output.say("the rows that are being written are finished; press Ctrl-C again to leave them as they are")
+        output.say_at_once("the rows that are being written are finished; press Ctrl-C again to leave them as they are")
 
     def stop_here() -> None:
         if pressed:

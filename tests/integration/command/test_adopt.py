@@ -239,6 +239,6 @@ def test_ctrl_c_while_it_watches_ends_it_at_once(app: Application) -> None:
     assert json.loads(process.stderr.readline())["rows_total"] == 0
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
+    assert (process.returncode, out, err) == (130, "", err)
     assert err.splitlines()[-1] == "pii-vault: stopped; the same command goes on from there"
     assert ops.json("adopt status", "patients.email", *app.metadata)[0]["stage"] == "verified"
