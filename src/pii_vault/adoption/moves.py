@@ -350,7 +350,7 @@ def _briefly(connection: Connection) -> Iterator[None]:
     dialect = connection.dialect.name
     if dialect == "postgresql":
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
-    if dialect == "sqlite" and not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+    if dialect == "sqlite" and not getattr(connection.connection.dbapi_connection, "in_transaction", False):
         # Python's driver begins no transaction before DDL: each statement would be committed by itself.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     if dialect not in ("mysql", "mariadb"):

@@ -47,20 +47,6 @@ OnlyTenant = Annotated[
     str | None, typer.Option("--tenant", metavar="TENANT", help="The tenant of all rows, where no column says it.")
 ]
 
-Batch = Annotated[
-    int | None,
-    typer.Option("--batch", metavar="N", min=1, max=10_000, help="So many rows at a time; 2,000 by default."),
-]
-
-Rate = Annotated[float | None, typer.Option("--rate", metavar="N", min=0.1, help="So many rows a second at most.")]
-
-MaxLag = Annotated[
-    float | None,
-    typer.Option(
-        "--max-lag", metavar="SECONDS", min=0, help="Wait while a replica is further behind than that. PostgreSQL only."
-    ),
-]
-
 Quiet = Annotated[
     float,
     typer.Option(
@@ -121,9 +107,9 @@ def adopt_next(
     application_url: options.ApplicationUrl = None,
     tenant_column: TenantColumn = None,
     tenant: OnlyTenant = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    max_lag: MaxLag = None,
+    batch: options.Batch = None,
+    rate: options.Rate = None,
+    max_lag: options.MaxLag = None,
     quiet: Quiet = 10.0,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
@@ -156,9 +142,9 @@ def adopt_rollback(
     application_url: options.ApplicationUrl = None,
     tenant_column: TenantColumn = None,
     tenant: OnlyTenant = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    max_lag: MaxLag = None,
+    batch: options.Batch = None,
+    rate: options.Rate = None,
+    max_lag: options.MaxLag = None,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,

@@ -113,6 +113,21 @@ ApplicationUrl = Annotated[
 ]
 
 
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", metavar="N", min=1, max=10_000, help="So many rows at a time; 2,000 by default."),
+]
+
+Rate = Annotated[float | None, typer.Option("--rate", metavar="N", min=0.1, help="So many rows a second at most.")]
+
+MaxLag = Annotated[
+    float | None,
+    typer.Option(
+        "--max-lag", metavar="SECONDS", min=0, help="Wait while a replica is further behind than that. PostgreSQL only."
+    ),
+]
+
+
 opened: Final = ExitStack()
 """Closes the connections that this command has opened; `run` does it when the command ends."""
 

@@ -48,20 +48,6 @@ TenantColumn = Annotated[
     ),
 ]
 
-Batch = Annotated[
-    int | None,
-    typer.Option("--batch", metavar="N", min=1, max=10_000, help="So many rows at a time; 2,000 by default."),
-]
-
-Rate = Annotated[float | None, typer.Option("--rate", metavar="N", min=0.1, help="So many rows a second at most.")]
-
-MaxLag = Annotated[
-    float | None,
-    typer.Option(
-        "--max-lag", metavar="SECONDS", min=0, help="Wait while a replica is further behind than that. PostgreSQL only."
-    ),
-]
-
 Workplace = Annotated[
     Where, typer.Option("--engine", help="Where the workers are: processes of this machine, or a Dask cluster.")
 ]
@@ -85,9 +71,9 @@ def reencrypt(
     every: options.Every = False,
     application_url: options.ApplicationUrl = None,
     tenant_column: TenantColumn = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    max_lag: MaxLag = None,
+    batch: options.Batch = None,
+    rate: options.Rate = None,
+    max_lag: options.MaxLag = None,
     engine: Workplace = Where.LOCAL,
     workers: Workers = None,
     scheduler: Scheduler = None,

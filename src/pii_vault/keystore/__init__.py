@@ -3,8 +3,8 @@
 from .change import Change as Change
 from .change import SupersededError as SupersededError
 from .engine import OWN_STATEMENTS as OWN_STATEMENTS
+from .rows import AuditKeyRecord as AuditKeyRecord
 from .snapshot import KeyStates as KeyStates
 from .snapshot import Snapshot as Snapshot
 from .snapshot import TenantSummary as TenantSummary
-from .store import AuditKeyRecord as AuditKeyRecord
 from .store import KeyStore as KeyStore

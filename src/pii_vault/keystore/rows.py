@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import LargeBinary, Row, Table
@@ -57,6 +59,23 @@ POLICY_COLUMNS: Final = (
     "grace_seconds",
 )
 CHAIN_COLUMNS: Final = ("kms_key_arn", "root", "seq", "head", "sealed_key")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditKeyRecord:
+    """The application's audit key as stored: wrapped by the platform's KMS key.
+
+    Attributes:
+        kms_key_arn: The full ARN of that KMS key.
+        wrapped: At most 6,144 bytes.
+        commitment: 32 bytes.
+        created_at: UTC.
+    """
+
+    kms_key_arn: str
+    wrapped: bytes
+    commitment: bytes
+    created_at: datetime
 
 
 def values(record: Any, columns: Sequence[str]) -> dict[str, Any]:

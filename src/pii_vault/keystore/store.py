@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, Pool, StaticPool, false, func, insert, inspect, select, text, update
+from sqlalchemy import Connection, Engine, Pool, StaticPool, false, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ..blind_index import NOTHING, SlotRecord
@@ -24,9 +24,12 @@ from ..errors import KeyLimitError, KeyStoreBusyError, KeyStoreError, TenantEras
 from ..keys import USE_LIMIT, Purpose, TenantRecord
 from ..stages import AdoptionRecord
 from . import rows, schema
+from .adoption_steps import add_step, last_steps, steps
 from .change import Change, SupersededError
 from .engine import own_engine
-from .schema import adoptions, application, audit, audit_keys, key_use, tenants
+from .impatience import impatient
+from .rows import AuditKeyRecord
+from .schema import application, audit, audit_keys, key_use, tenants
 from .schema_change import schema_change
 from .snapshot import (
     KeyStates,
@@ -41,24 +44,6 @@ from .snapshot import (
     to_look_at,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class AuditKeyRecord:
-    """The application's audit key as stored: wrapped by the platform's KMS key.
-
-    Attributes:
-        kms_key_arn: The full ARN of that KMS key.
-        wrapped: At most 6,144 bytes.
-        commitment: 32 bytes.
-        created_at: UTC.
-    """
-
-    kms_key_arn: str
-    wrapped: bytes
-    commitment: bytes
-    created_at: datetime
-
-
 _HINTS: Final = {
     "SQLITE_BUSY": "somebody else is writing to the file: try again",
     "SQLITE_READONLY": "this user may not write to the file, or to its folder",
@@ -69,8 +54,6 @@ _HINTS: Final = {
 
 _TABLES_MAY_BE_MISSING: Final = frozenset(("SQLITE_ERROR", "UndefinedTable", "ProgrammingError"))
 
-
-_any_step: Final = adoptions.alias("any_step")
 
 _MORE_WRITES: Final = 3
 """How often something is written down again that another process was faster with."""
@@ -243,7 +226,7 @@ class KeyStore:
         self._check_apart()
         for _ in range(_MORE_WRITES):
             try:
-                with self._transaction() as connection, _impatient(connection):
+                with self._transaction() as connection, impatient(connection):
                     change = Change(connection, tenant_uid(connection, name))
                     known = change.slots(context)
                     for number, (index, form) in enumerate(slots):
@@ -266,7 +249,7 @@ class KeyStore:
             KeyStoreError: the key store cannot be written now, or the slot holds something else.
         """
         self._check_apart()
-        with self._transaction() as connection, _impatient(connection):
+        with self._transaction() as connection, impatient(connection):
             change = Change(connection, tenant_uid(connection, name))
             change.lock()
             known = change.slots(slot.context).get(slot.number)
@@ -312,7 +295,7 @@ class KeyStore:
             .order_by(tenants.c.name)
         )
         # Whoever writes to a SQLite file may be the caller, who would wait for himself.
-        with self._transaction() as connection, nullcontext() if after is None else _impatient(connection):
+        with self._transaction() as connection, nullcontext() if after is None else impatient(connection):
             found = connection.execute(query).all()
         if not found:
             raise KeyStoreError("the key store has no application uid", hint="run Vault.create_all()")
@@ -349,7 +332,7 @@ class KeyStore:
         )
         statement = update(key_use).where(*mine).values(reserved=key_use.c.reserved + count)
         try:
-            with self._transaction() as connection, nullcontext() if patient else _impatient(connection):
+            with self._transaction() as connection, nullcontext() if patient else impatient(connection):
                 total = connection.scalar(statement.returning(key_use.c.reserved))
         except IntegrityError:
             raise KeyStoreError("the key store refuses to count uses", hint="look at its triggers") from None
@@ -402,16 +385,13 @@ class KeyStore:
 
     def adoptions(self) -> list[AdoptionRecord]:
         """Return the last step of each adoption, by context."""
-        newest = select(func.max(_any_step.c.number)).where(_any_step.c.context == adoptions.c.context)
-        query = select(adoptions).where(adoptions.c.number == newest.scalar_subquery()).order_by(adoptions.c.context)
         with self._transaction() as connection:
-            return [rows.adoption_record(row) for row in connection.execute(query)]
+            return last_steps(connection)
 
     def adoption_steps(self, context: str) -> list[AdoptionRecord]:
         """Return all steps of an adoption, in order."""
-        query = select(adoptions).where(adoptions.c.context == context).order_by(adoptions.c.number)
         with self._transaction() as connection:
-            return [rows.adoption_record(row) for row in connection.execute(query)]
+            return steps(connection, context)
 
     def add_adoption_step(self, step: AdoptionRecord) -> None:
         """Store a step.
@@ -419,14 +399,9 @@ class KeyStore:
         Raises:
             KeyStoreError: another process has stored one of this number.
         """
-        row = {
-            "table_name": step.table,
-            **rows.values(step, ("context", "number", "stage", "plaintext", "sealed", "fallback_until", "rows")),
-            **rows.values(step, ("made_at", "made_by", "reason")),
-        }
         try:
             with self._transaction() as connection:
-                connection.execute(insert(adoptions).values(row))
+                add_step(connection, step)
         except IntegrityError:
             raise KeyStoreError(
                 f"somebody else has just taken a step with the adoption of {step.context!r}",
@@ -508,20 +483,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-@contextmanager
-def _impatient(connection: Connection) -> Iterator[None]:
-    """Let SQLite refuse to write at once where somebody else is writing, for the length of a block."""
-    if connection.dialect.name != "sqlite":
-        yield
-        return
-    if getattr(connection.connection.dbapi_connection, "in_transaction", False):
-        # A database in memory has one connection for all. To commit here would commit what somebody else is writing.
-        raise KeyStoreBusyError("the key store's only connection is in a transaction", hint="commit it first")
-    patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-    try:
-        yield
-    finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience:d}")
