@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import BindParameter, Connection, Engine, ExceptionContext, Table, event
 from sqlalchemy.orm import FromStatement
@@ -31,7 +31,9 @@ from .encrypted_type import EncryptedType
 from .pairs import Pair, base_table, pairs_of
 
 _WROTE: Final = "pii_vault.wrote"
-"""Where a connection says that its transaction has written, or may have: by text, nobody can tell."""
+"""Where a connection says which transaction has written, or may have: by text, nobody can tell."""
+
+_WRITES: Final = (Insert, Update)
 
 
 def attach_engine(engine: Engine, attachment: Attachment) -> None:
@@ -54,12 +56,10 @@ def attach_engine(engine: Engine, attachment: Attachment) -> None:
     hooks = _Hooks(attachment)
     event.listen(engine, "before_execute", hooks.complete, retval=True)
     event.listen(engine, "before_execute", hooks.before_execute)
-    event.listen(engine, "before_cursor_execute", hooks.before_cursor_execute)
+    event.listen(engine, "before_cursor_execute", hooks.before_cursor_execute, retval=True)
     event.listen(engine, "after_cursor_execute", hooks.after_cursor_execute)
     if engine.dialect.name in generated.DIALECTS:
         event.listen(engine, "handle_error", hooks.handle_error, retval=True)
-    for end in ("commit", "rollback", "commit_twophase", "rollback_twophase"):
-        event.listen(engine, end, hooks.ended)
 
 
 def warm(scope: Scope, need: int = 0) -> None:
@@ -137,12 +137,16 @@ class _Hooks:
             _declare(scope, table, facts.searched)
 
     def before_cursor_execute(
-        self, connection: Connection, _cursor: Any, sql: str, _parameters: Any, context: Any, _many: bool
-    ) -> None:
+        self, connection: Connection, _cursor: Any, sql: str, parameters: Any, context: Any, _many: bool
+    ) -> tuple[str, Any]:
         """Refuse a statement on encrypted columns without a scope, even one that would find no row."""
+        self._check(connection, sql, context)
+        return sql, parameters  # a listener that returns nothing costs a call more
+
+    def _check(self, connection: Connection, sql: str, context: Any) -> None:
         compiled = context.compiled
         if not (reads_only(sql) if compiled is None else getattr(compiled, "only_reads", False)):
-            connection.info[_WROTE] = True
+            connection.info[_WROTE] = _transaction(connection)
         if compiled is None or context.isddl:
             return
         if not isinstance(compiled, CheckedCompiler):
@@ -161,7 +165,7 @@ class _Hooks:
                 compiled.searched,
                 self._attachment.tenant_column,
                 compares_tokens=compiled.compares_tokens,
-                lasting=_WROTE not in connection.info,
+                lasting=not _has_written(connection),
                 schemas=context.execution_options.get("schema_translate_map"),
             )
         if compiled.unique_values and context.isinsert:
@@ -195,11 +199,6 @@ class _Hooks:
         """Say what is missing where MariaDB knows only that it is called pii_vault_email_0."""
         return generated.missing(context.original_exception)
 
-    def ended(self, connection: Connection, *_: Any) -> None:
-        """Forget that a transaction has written, when it has ended."""
-        if not connection.invalidated and not connection.closed:
-            connection.info.pop(_WROTE, None)
-
     def _facts_about(self, table: Table) -> _Facts:
         facts = self._facts.get(table)
         if facts is None:
@@ -214,7 +213,18 @@ def _written(statement: Any) -> Any:
     """Return the INSERT or UPDATE that is executed, also one of whose rows the ORM makes objects; else None."""
     if isinstance(statement, FromStatement):
         statement = statement.element
-    return statement if isinstance(statement, Insert | Update) else None
+    return statement if isinstance(statement, _WRITES) else None
+
+
+def _transaction(connection: Connection) -> Any:
+    """Return what tells a connection's transaction from its next one, without keeping it alive."""
+    transaction = connection.get_transaction()
+    return transaction and ref(transaction)
+
+
+def _has_written(connection: Connection) -> bool:
+    """Say whether the transaction has written; not an earlier one, in which the connection was used too."""
+    return _WROTE in connection.info and connection.info[_WROTE] == _transaction(connection)
 
 
 class _Facts(NamedTuple):
