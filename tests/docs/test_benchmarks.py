@@ -125,3 +125,33 @@ def test_a_benchmark_that_failed_is_named_in_the_results() -> None:
     assert "    no server" in page
     assert "tink 1" in page
     assert "Compare nothing" in page
+
+
+def test_calls_of_the_kms_grow_with_tenants_and_not_with_values() -> None:
+    sizes = ["--tenants", "2", "--versions", "2", "--values", "2", "--system", "pii_vault"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "kms_calls.py"), "--json", *sizes],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    ours = json.loads(done.stdout)["systems"]["pii_vault"]
+    assert ours["counted"]["open"] == {"Decrypt": 2}
+    assert (ours["seal"]["calls_per_value"], ours["open"]["calls_per_value"]) == (0, 0)
+    assert ours["open"]["calls_per_million"] == 2
+
+
+def test_an_encrypted_value_takes_the_bytes_that_it_is_said_to_take() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "space.py"), "--json", "--rows", "2000", "--no-peers"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(done.stdout)
+    for table in ("postgresql_table", "sqlite_table"):
+        more = figures[table]["pii_vault"] - figures[table]["plain"]
+        assert 3 * 38 <= more <= 3 * 38 + 20
+    assert figures["postgresql_index"]["pii_vault"] < figures["postgresql_index"]["plain"]

@@ -20,6 +20,7 @@ from tests.support.clocks import Clocks
 from tests.support.world import TENANTS, World
 
 from pii_vault import EncryptedInteger, EncryptedString, LocalKms, Vault
+from pii_vault.keyring.terms import EARLY
 from pii_vault.kms import KmsKey
 
 COLUMNS = ("email", "phone", "street")
@@ -276,3 +277,24 @@ def test_a_process_asks_the_kms_once_for_each_tenant_whatever_there_is(
         assert Counter(unwraps[asked:]) == {world.keys["acme"]: 2, world.keys["glob"]: 1}
     for vault in others:
         vault.close()
+
+
+def test_a_busy_process_asks_the_kms_once_in_each_time_to_live_fetching_ahead_counted(
+    build_world: Callable[..., World], unwraps: list[str]
+) -> None:
+    """An hour of work with a scope every five seconds: between two fetches nobody is asked, and none comes twice."""
+    clocks, ttl, step = Clocks(), 300, 5
+    world = build_world(Base.metadata, ttl=ttl, clock=clocks.as_clock)
+    with world.session() as session:
+        session.execute(insert(Sealed), rows(FEW))
+    del unwraps[:]
+    fetched: list[float] = []
+    for _ in range(3_600 // step):
+        clocks.pass_(step)
+        asked = len(unwraps)
+        with world.session() as session:
+            assert len(session.scalars(select(Sealed)).all()) == FEW
+        fetched += [clocks.monotonic] * (len(unwraps) - asked)
+    pauses = [later - earlier for earlier, later in zip(fetched, fetched[1:], strict=False)]
+    assert all(EARLY[0] * ttl - step <= pause <= ttl for pause in pauses)
+    assert 3_600 / ttl <= len(fetched) <= 3_600 / (EARLY[0] * ttl) + 1
