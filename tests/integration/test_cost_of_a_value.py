@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -295,6 +296,6 @@ def test_a_busy_process_asks_the_kms_once_in_each_time_to_live_fetching_ahead_co
         with world.session() as session:
             assert len(session.scalars(select(Sealed)).all()) == FEW
         fetched += [clocks.monotonic] * (len(unwraps) - asked)
-    pauses = [later - earlier for earlier, later in zip(fetched, fetched[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(fetched)]
     assert all(EARLY[0] * ttl - step <= pause <= ttl for pause in pauses)
     assert 3_600 / ttl <= len(fetched) <= 3_600 / (EARLY[0] * ttl) + 1
