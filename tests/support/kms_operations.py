@@ -15,11 +15,22 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.support.kms_http import AwsError, ask_moto_kms
-from tests.support.kms_policy import Policy, Principal, Question, account_of, encryption_conditions
+from tests.support.kms_policy import (
+    Policy,
+    Principal,
+    Question,
+    account_of,
+    bypass_conditions,
+    creation_conditions,
+    encryption_conditions,
+    named_principals,
+    request_tags,
+    resource_tags,
+)
 
 _DAY: Final = 86_400
 _CRYPTO: Final = {"Encrypt", "Decrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt"}
-_CROSS_ACCOUNT: Final = {*_CRYPTO, "DescribeKey", "GetKeyRotationStatus"}
+_CROSS_ACCOUNT: Final = {*_CRYPTO, "CreateGrant", "DescribeKey", "GetKeyRotationStatus"}
 _MANAGEMENT: Final = {
     "DisableKey",
     "EnableKey",
@@ -35,6 +46,8 @@ _MANAGEMENT: Final = {
     "TagResource",
     "ListResourceTags",
     "CreateAlias",
+    "CreateGrant",
+    "ListKeyRotations",
 }
 _STATE_WORDS: Final = {
     "PendingDeletion": "pending deletion",
@@ -59,6 +72,8 @@ class KeyRecord:
     rotation_days: int | None = None
     origin: str = "AWS_KMS"
     material: str = field(default_factory=lambda: secrets.token_hex(32))
+    tags: dict[str, str] = field(default_factory=dict)
+    rotated_at: list[float] = field(default_factory=list)
 
 
 class KmsOperations:
@@ -69,17 +84,21 @@ class KmsOperations:
         keys: dict[str, KeyRecord],
         authorise: Callable[[Question, Policy], bool],
         may_create: Callable[[Question], bool],
+        exists: Callable[[str], bool],
     ) -> None:
         self._keys = keys
         self._authorise = authorise
         self._may_create = may_create
+        self._exists = exists
+        self._aliases: dict[str, str] = {}
         self._materials: dict[bytes, str] = {}
 
     def create(
         self, account: str, region: str, policy: Policy, parameters: Mapping[str, Any] | None = None
     ) -> KeyRecord:
-        metadata = ask_moto_kms(account, region, "CreateKey", parameters or {})["KeyMetadata"]
-        record = KeyRecord(metadata["Arn"], account, region, policy, origin=metadata["Origin"])
+        sent = parameters or {}
+        metadata = ask_moto_kms(account, region, "CreateKey", sent)["KeyMetadata"]
+        record = KeyRecord(metadata["Arn"], account, region, policy, origin=metadata["Origin"], tags=_tags(sent))
         if record.origin == "EXTERNAL":
             record.state = "PendingImport"
         self._keys[record.arn] = record
@@ -92,10 +111,16 @@ class KmsOperations:
             answer = self._re_encrypt(parameters, principal, region)
         elif operation in _CRYPTO:
             answer = self._crypto(operation, parameters, principal, region)
+        elif operation == "CreateAlias":
+            return self._create_alias(parameters, principal, region)
         elif operation in _MANAGEMENT:
-            name = "TargetKeyId" if operation == "CreateAlias" else "KeyId"
-            record = self._permitted(operation, operation, parameters[name], principal, region, {})
-            return self.manage(operation, record, parameters)
+            more = {**request_tags(parameters), **bypass_conditions(parameters)}
+            record = self._permitted(operation, operation, parameters["KeyId"], principal, region, {}, more)
+            if operation == "PutKeyPolicy":
+                self._check_policy(parameters, principal, region)
+            if operation != "CreateGrant":
+                return self.manage(operation, record, parameters)
+            answer = {} if parameters.get("DryRun") else self.manage(operation, record, parameters)
         else:
             raise AwsError("UnknownOperationException", f"not offered here: {operation}")
         if parameters.get("DryRun"):
@@ -195,7 +220,12 @@ class KmsOperations:
     ) -> KeyRecord:
         arn = self._resolved(named, principal, region)
         record = self._keys.get(arn)
-        question = Question(principal, f"kms:{action}", arn, {**self._conditions(principal, context), **(more or {})})
+        conditions = {
+            **self._conditions(principal, region, context),
+            **(resource_tags(record.tags) if record else {}),
+            **(more or {}),
+        }
+        question = Question(principal, f"kms:{action}", arn, conditions)
         same_account = principal.account == account_of(arn)
         if record is None and same_account:
             raise AwsError("NotFoundException", f"Key '{arn}' does not exist")
@@ -211,28 +241,73 @@ class KmsOperations:
                 raise AwsError("NotFoundException", f"Invalid arn {named.split(':')[3]}")
             return named
         account = account_of(named) if named.startswith("arn:") else principal.account
+        alias = named if named.startswith("arn:") else f"arn:aws:kms:{region}:{account}:{named}"
+        if alias in self._aliases:
+            return self._aliases[alias]
         arn = ask_moto_kms(account, region, "DescribeKey", {"KeyId": named})["KeyMetadata"]["Arn"]
         return str(arn)
 
-    def _conditions(self, principal: Principal, context: Mapping[str, str]) -> dict[str, list[str]]:
+    def _conditions(
+        self, principal: Principal, region: str, context: Mapping[str, str] | None = None
+    ) -> dict[str, list[str]]:
         return {
+            "aws:requestedregion": [region],
             "aws:principalarn": [principal.identity],
             "aws:principalaccount": [principal.account],
             "kms:calleraccount": [principal.account],
-            **encryption_conditions(context),
+            **encryption_conditions(context or {}),
         }
 
     # Management.
 
     def _create(self, parameters: dict[str, Any], principal: Principal, region: str) -> dict[str, Any]:
-        question = Question(principal, "kms:CreateKey", f"arn:aws:kms:{region}:{principal.account}:key/*", {})
-        if not self._may_create(question):
-            raise _denied(question)
+        conditions = {**self._conditions(principal, region), **creation_conditions(parameters)}
+        # Tags that a new key is made with need the permission to tag, on keys in general.
+        for action in ("CreateKey", "TagResource") if parameters.get("Tags") else ("CreateKey",):
+            question = Question(principal, f"kms:{action}", _any_key(principal, region), conditions)
+            if not self._may_create(question):
+                raise _denied(question)
+        if "Policy" in parameters:
+            self._check_policy(parameters, principal, region)
         root = {"AWS": f"arn:aws:iam::{principal.account}:root"}
         default = {"Statement": [{"Effect": "Allow", "Principal": root, "Action": "kms:*", "Resource": "*"}]}
         policy = json.loads(parameters["Policy"]) if "Policy" in parameters else default
         record = self.create(principal.account, region, policy, parameters)
         return self.manage("DescribeKey", record, {"KeyId": record.arn})
+
+    def _check_policy(self, parameters: Mapping[str, Any], principal: Principal, region: str) -> None:
+        """Refuse a policy with a principal that is not there, or one that locks its author out.
+
+        The check asks whether the author could do PutKeyPolicy again, by the new policy *and* by its own: a role whose
+        account the policy names, but whose own policy lacks PutKeyPolicy, is refused. So say those who ran into it;
+        AWS's documentation leaves it open, and the stricter reading is the one to test against.
+        """
+        policy = json.loads(parameters["Policy"])
+        if not all(map(self._exists, named_principals(policy))):
+            raise AwsError(
+                "MalformedPolicyDocumentException", "Policy contains a statement with one or more invalid principals."
+            )
+        again = Question(
+            principal, "kms:PutKeyPolicy", _any_key(principal, region), self._conditions(principal, region)
+        )
+        if not parameters.get("BypassPolicyLockoutSafetyCheck") and not self._authorise(again, policy):
+            raise AwsError(
+                "MalformedPolicyDocumentException",
+                "The new key policy will not allow you to update the key policy in the future.",
+            )
+
+    def _create_alias(self, parameters: dict[str, Any], principal: Principal, region: str) -> dict[str, Any]:
+        """Name a key: that has to be allowed on the alias, by an identity policy, and on the key."""
+        alias = f"arn:aws:kms:{region}:{principal.account}:{parameters['AliasName']}"
+        question = Question(principal, "kms:CreateAlias", alias, self._conditions(principal, region))
+        if not self._may_create(question):
+            raise _denied(question)
+        record = self._permitted("CreateAlias", "CreateAlias", parameters["TargetKeyId"], principal, region, {})
+        _check_manageable("CreateAlias", record)
+        if alias in self._aliases:
+            raise AwsError("AlreadyExistsException", f"An alias with the name {alias} already exists")
+        self._aliases[alias] = record.arn
+        return {}
 
     def manage(self, operation: str, record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Do a management operation that is permitted."""
@@ -256,7 +331,14 @@ class KmsOperations:
             record.rotation_days = None
         elif operation == "RotateKeyOnDemand":
             record.material = secrets.token_hex(32)
+            record.rotated_at.append(time.time())
             return {"KeyId": record.arn}
+        elif operation == "ListKeyRotations":
+            return {"Rotations": _rotations(record), "Truncated": False}
+        elif operation == "TagResource":
+            record.tags.update(_tags(parameters))
+        elif operation == "ListResourceTags":
+            return {"Tags": [{"TagKey": key, "TagValue": value} for key, value in record.tags.items()]}
         elif operation == "GetKeyRotationStatus":
             return _rotation_status(record)
         elif operation == "PutKeyPolicy":
@@ -268,7 +350,7 @@ class KmsOperations:
         return {}
 
     def _forward(self, operation: str, record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        answer = ask_moto_kms(record.account, record.region, operation, parameters)
+        answer = ask_moto_kms(record.account, record.region, operation, {**parameters, "KeyId": record.arn})
         if operation == "DescribeKey":
             metadata = answer["KeyMetadata"]
             metadata["KeyState"] = record.state
@@ -317,6 +399,18 @@ def _period(parameters: Mapping[str, Any]) -> int:
     if not 90 <= days <= 2560:
         raise AwsError("ValidationException", "RotationPeriodInDays must be between 90 and 2560")
     return days
+
+
+def _rotations(record: KeyRecord) -> list[dict[str, Any]]:
+    return [{"KeyId": record.arn, "RotationDate": moment, "RotationType": "ON_DEMAND"} for moment in record.rotated_at]
+
+
+def _tags(parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["TagKey"]: tag["TagValue"] for tag in parameters.get("Tags", ())}
+
+
+def _any_key(principal: Principal, region: str) -> str:
+    return f"arn:aws:kms:{region}:{principal.account}:key/*"
 
 
 def _rotation_status(record: KeyRecord) -> dict[str, Any]:

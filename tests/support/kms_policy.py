@@ -73,6 +73,45 @@ def encryption_conditions(context: Mapping[str, str]) -> dict[str, list[str]]:
     return conditions
 
 
+def creation_conditions(parameters: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The condition keys of CreateKey: what the request does not say is not there, as in AWS."""
+    said = {"KeySpec": "kms:keyspec", "KeyUsage": "kms:keyusage", "Origin": "kms:keyorigin"}
+    return {
+        **{key: [str(parameters[name])] for name, key in said.items() if name in parameters},
+        **bypass_conditions(parameters),
+        **request_tags(parameters),
+    }
+
+
+def bypass_conditions(parameters: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The condition key of CreateKey and PutKeyPolicy for leaving out the lock-out check."""
+    name = "BypassPolicyLockoutSafetyCheck"
+    return {f"kms:{name.lower()}": [str(parameters[name]).lower()]} if name in parameters else {}
+
+
+def request_tags(parameters: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The condition keys of the tags that a request brings."""
+    tags = {tag["TagKey"]: tag["TagValue"] for tag in parameters.get("Tags", ())}
+    conditions = {f"aws:requesttag/{key.lower()}": [value] for key, value in tags.items()}
+    if tags:
+        conditions["aws:tagkeys"] = list(tags)
+    return conditions
+
+
+def resource_tags(tags: Mapping[str, str]) -> dict[str, list[str]]:
+    """The condition keys of the tags that a key has."""
+    return {f"aws:resourcetag/{key.lower()}": [value] for key, value in tags.items()}
+
+
+def named_principals(policy: Policy) -> set[str]:
+    """The users and roles that a policy names, account roots left out."""
+    found: set[str] = set()
+    for statement in _statements(policy):
+        if statement["Principal"] != "*":
+            found |= {name for name in _listed(statement["Principal"]["AWS"]) if ":user/" in name or ":role/" in name}
+    return found
+
+
 def _statements(policy: Policy) -> list[dict[str, Any]]:
     found = policy["Statement"]
     statements = [found] if isinstance(found, Mapping) else list(found)

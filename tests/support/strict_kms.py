@@ -14,8 +14,8 @@ counts requests and plays a script of faults::
         with kms.counting() as calls: ...
         calls.count("Decrypt")
 
-Where it departs from AWS: no grants, no multi-Region replicas, no custom key stores; changes take effect at
-once; signatures are not verified, only who the access key and session token belong to.
+Where it departs from AWS: grants are made and have no effect; no multi-Region replicas, no custom key stores; changes
+take effect at once; signatures are not verified, only who the access key and session token belong to.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class StrictKms:
         self._ahead = 0.0
         self._counters: list[Counter] = []
         self._server: HttpServer | None = None
-        self._operations = KmsOperations(self._state.keys, self._authorise, self._may_create)
+        self._operations = KmsOperations(self._state.keys, self._authorise, self._may_create, self._exists)
         self._sts = StsOperations(self._state, self._lock, self._now)
         self._platform_key: str | None = None
         self._vendor = self.add_identity(VENDOR, ALLOW_EVERYTHING)
@@ -396,6 +396,11 @@ class StrictKms:
             "Statement": [{"Effect": "Allow", "Principal": {"AWS": question.principal.account}, "Action": "*"}]
         }
         return is_allowed(question, delegating, policy)
+
+    def _exists(self, principal: str) -> bool:
+        """Tell whether a user or role is there, as AWS looks when it is named in a policy."""
+        users = {one.principal.identity for one in self._state.credentials.values() if not one.role}
+        return principal in users or principal in self._state.roles
 
     def _manage(self, operation: str, arn: str, **parameters: Any) -> None:
         with self._lock:
