@@ -23,7 +23,6 @@ _OPERATORS: Final = {
     f"String{name}" for name in ("Equals", "NotEquals", "EqualsIgnoreCase", "NotEqualsIgnoreCase", "Like", "NotLike")
 } | {"Bool", "ArnEquals", "ArnLike", "NumericLessThanEquals", "DateLessThan"}
 _CONDITION_KEYS: Final = {
-    "aws:RequestedRegion",
     "aws:TagKeys",
     "kms:BypassPolicyLockoutSafetyCheck",
     "kms:EncryptionContextKeys",

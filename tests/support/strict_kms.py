@@ -230,6 +230,11 @@ class StrictKms:
     def key_policy(self, arn: str) -> Policy:
         return self._state.keys[arn].policy
 
+    def set_tags(self, arn: str, tags: Mapping[str, str]) -> None:
+        """Give a key these tags and no others."""
+        with self._lock:
+            self._state.keys[arn].tags = dict(tags)
+
     def disable(self, arn: str) -> None:
         self._manage("DisableKey", arn)
 

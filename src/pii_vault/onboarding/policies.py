@@ -116,6 +116,8 @@ def provisioning_role_trust(arrangement: Arrangement) -> Document:
 def provisioning_role_permissions(arrangement: Arrangement) -> Document:
     """Return what the provisioning role may do: make one kind of key, name it, let it rotate.
 
+    A key is made with its tag or not at all, and tagging is allowed in one region: so is making.
+
     Tagging can be limited to one tag with one value, not to the moment in which a key is made: KMS has no condition
     for that. What the tag opens is naming and rotation.
 
@@ -222,10 +224,8 @@ def _creation(arrangement: Arrangement) -> Document:
             "kms:KeySpec": "SYMMETRIC_DEFAULT",
             "kms:KeyUsage": "ENCRYPT_DECRYPT",
             "kms:KeyOrigin": "AWS_KMS",
-            "aws:RequestedRegion": arrangement.region,
             f"aws:RequestTag/{TENANT_TAG}": arrangement.tenant_uid.hex(),
         },
-        "ForAllValues:StringEquals": {"aws:TagKeys": [TENANT_TAG]},
         # A request that does not say is one that does not bypass; the condition key is then missing.
         "BoolIfExists": {"kms:BypassPolicyLockoutSafetyCheck": "false"},
     }
