@@ -1,11 +1,17 @@
-"""What a vault does with tenants' keys alone: no table of the application takes part."""
+"""What a vault does with tenants' keys alone: nothing is written to a table of the application."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
+from sqlalchemy import MetaData
+
+from .doctor.application import Application
+from .doctor.doctor import diagnose
+from .doctor.findings import Finding
+from .doctor.patience import Patience
 from .keys import KeyRecord, TenantRecord
 from .kms import KmsKey
 from .lifecycle import ending, registration, rewrap, rewrap_all, rotation, schedule, validation
@@ -65,6 +71,29 @@ class KeyLife:
     def validate(self, tenant: str) -> list[Outcome]:
         """Make every check on a tenant's KMS key and data key, and say what each found. Changes nothing."""
         return validation.validate(self._parts, tenant)
+
+    def doctor(
+        self,
+        tenant: str,
+        *,
+        metadata: MetaData | None = None,
+        engine: Any = None,
+        sessions: Any = None,
+        wait: float = 0.0,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> list[Finding]:
+        """Prove what a tenant's KMS key allows and denies, and look at our own side. Changes nothing; docs/doctor.md.
+
+        Args:
+            tenant: The tenant's name.
+            metadata: The application's tables; what is not given is not checked, and a finding says so.
+            engine: On the application's database, an `Engine` or `AsyncEngine`.
+            sessions: What makes the application's sessions: what `Vault.attach` takes.
+            wait: For how many seconds AWS is asked again, 0 to 300, where something has been changed there just now.
+            progress: Told how many answers have settled, of how many.
+        """
+        application = Application(metadata, engine, sessions)
+        return diagnose(self._parts, tenant, application, patience=Patience(wait, progress=progress))
 
     def rotate(self, tenant: str, reason: Reason = Reason.FORCED) -> Rotation:
         """Make a new data-key version ACTIVE, at once. Rows are not touched; old ones stay readable.

@@ -37,6 +37,14 @@ new_iv = os.urandom
 """`new_iv(12)`: always from the kernel. A pool in the process would repeat IVs after a fork or a VM snapshot."""
 
 
+def library() -> str:
+    """Return the names and versions of what does the cryptography: the package, and the OpenSSL in it."""
+    from cryptography import __version__
+    from cryptography.hazmat.backends.openssl.backend import backend
+
+    return f"cryptography {__version__}, {backend.openssl_version_text()}"
+
+
 def random_uid() -> bytes:
     """Return 16 random bytes."""
     return os.urandom(16)

@@ -11,6 +11,9 @@ from tests.support.command import commands, pii_vault_here
 from tests.support.strict_kms import StrictKms
 
 from pii_vault import EncryptedString
+from pii_vault.context import kms_context
+from pii_vault.keystore import KeyStore
+from pii_vault.kms import KmsKey
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "command.md").read_text("utf-8")
 
@@ -53,6 +56,17 @@ def test_other_commands_of_the_page_exist_too() -> None:
         assert set(re.findall(r"--[a-z-]+", each)) <= options, each
 
 
+def _narrow(kms: StrictKms, key: KmsKey, url: str) -> None:
+    """Let the key's policy take the tenant's context only, as `doctor` wants it."""
+    engine = create_engine(url)
+    identity = KeyStore(engine).load("acme").tenant.identity
+    engine.dispose()
+    context = kms_context(identity, "kek", 1)
+    kms.put_key_policy(key.arn, {"Statement": []})
+    bound = {name: context[name] for name in ("pii-vault:app", "pii-vault:tenant")}
+    kms.allow(key.arn, str(key.role_arn), context=bound, context_keys=context)
+
+
 def test_every_command_asks_whom_the_page_says(
     strict_kms: StrictKms,
     tmp_path: Path,
@@ -79,6 +93,8 @@ def test_every_command_asks_whom_the_page_says(
     for command in ("tenant suspend acme", "tenant resume acme", "tenant list", "tenant show acme", "key list acme"):
         run(command)
     run("key validate acme")
+    _narrow(strict_kms, own, url)
+    run("doctor acme")
     run("key rotate acme")
     strict_kms.rotate(own.arn)
     run("rotate --due")

@@ -46,7 +46,6 @@ _MANAGEMENT: Final = {
     "TagResource",
     "ListResourceTags",
     "CreateAlias",
-    "CreateGrant",
     "ListKeyRotations",
 }
 _STATE_WORDS: Final = {
@@ -92,6 +91,8 @@ class KmsOperations:
         self._exists = exists
         self._aliases: dict[str, str] = {}
         self._materials: dict[bytes, str] = {}
+        self.knows_dry_runs = True
+        self.grants: list[dict[str, Any]] = []
 
     def create(
         self, account: str, region: str, policy: Policy, parameters: Mapping[str, Any] | None = None
@@ -113,17 +114,17 @@ class KmsOperations:
             answer = self._crypto(operation, parameters, principal, region)
         elif operation == "CreateAlias":
             return self._create_alias(parameters, principal, region)
+        elif operation == "CreateGrant":
+            answer = self._create_grant(parameters, principal, region)
         elif operation in _MANAGEMENT:
             more = {**request_tags(parameters), **bypass_conditions(parameters)}
             record = self._permitted(operation, operation, parameters["KeyId"], principal, region, {}, more)
             if operation == "PutKeyPolicy":
                 self._check_policy(parameters, principal, region)
-            if operation != "CreateGrant":
-                return self.manage(operation, record, parameters)
-            answer = {} if parameters.get("DryRun") else self.manage(operation, record, parameters)
+            return self.manage(operation, record, parameters)
         else:
             raise AwsError("UnknownOperationException", f"not offered here: {operation}")
-        if parameters.get("DryRun"):
+        if parameters.get("DryRun") and self.knows_dry_runs:
             raise AwsError(
                 "DryRunOperationException", "The request would have succeeded, but the DryRun option is set.", 412
             )
@@ -183,6 +184,14 @@ class KmsOperations:
             "SourceKeyMaterialId": self._materials.get(_digest(blob), source.material),
             "DestinationKeyMaterialId": self._material(sealed, {}, destination),
         }
+
+    def _create_grant(self, parameters: dict[str, Any], principal: Principal, region: str) -> dict[str, Any]:
+        """Note a grant. It gives nobody anything here."""
+        record = self._permitted("CreateGrant", "CreateGrant", parameters["KeyId"], principal, region, {})
+        _check_usable(record)
+        if not (parameters.get("DryRun") and self.knows_dry_runs):
+            self.grants.append(parameters)
+        return {"GrantId": secrets.token_hex(32), "GrantToken": secrets.token_hex(32)}
 
     def _material(self, answer: dict[str, Any], parameters: dict[str, Any], record: KeyRecord) -> str:
         """Remember which material made a new blob; say which made an old one."""

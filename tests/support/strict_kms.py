@@ -271,6 +271,15 @@ class StrictKms:
     def state(self, arn: str) -> str:
         return self._state.keys[arn].state
 
+    def forget_dry_runs(self) -> None:
+        """Take every dry run for a real call from now on, as servers for tests do."""
+        self._operations.knows_dry_runs = False
+
+    @property
+    def grants(self) -> list[dict[str, Any]]:
+        """The grants that were made, which give nobody anything here."""
+        return self._operations.grants
+
     # Identities and roles.
 
     def add_identity(self, arn: str, identity_policy: Policy | None = None) -> Credentials:

@@ -45,6 +45,7 @@ ARGUMENTS = {
     "key deactivate": ["acme"],
     "key compromise": ["acme", "1", "--yes"],
     "key destroy": ["acme", "1", "--yes", "--metadata", "pii_vault.keystore.schema:metadata"],
+    "doctor": ["acme"],
     "index status": ["acme", "--metadata", "pii_vault.keystore.schema:metadata"],
     "index build": ["acme", "--metadata", "pii_vault.keystore.schema:metadata"],
     "index rotate": ["acme", "--metadata", "pii_vault.keystore.schema:metadata"],

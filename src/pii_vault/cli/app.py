@@ -11,6 +11,7 @@ ORDER: Final = (
     "db",
     "tenant",
     "key",
+    "doctor",
     "index",
     "rotate",
     "rewrap",

@@ -1,4 +1,4 @@
-"""Find the application's tables, where a command has to look into them."""
+"""Find the application's tables, engine and sessions, where a command has to look into them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,55 @@ def metadata_of(place: str) -> MetaData:
     """
     from sqlalchemy import MetaData
 
+    hint = "--metadata app.models:Base"
+    found = _named(place, hint)
+    found = getattr(found, "metadata", found)
+    if not isinstance(found, MetaData):
+        raise ConfigurationError(f"{place!r} is neither a declarative base nor a MetaData", hint=hint)
+    return found
+
+
+def engine_of(place: str) -> Any:
+    """Import ``module:name`` and return the engine behind it, an `Engine` or an `AsyncEngine`.
+
+    Raises:
+        ConfigurationError: as `metadata_of`.
+    """
+    from sqlalchemy import Engine
+
+    hint = "--engine app.db:engine"
+    found = _named(place, hint)
+    if not isinstance(getattr(found, "sync_engine", found), Engine):
+        raise ConfigurationError(f"{place!r} is no engine", hint=hint)
+    return found
+
+
+def sessions_of(place: str) -> Any:
+    """Import ``module:name`` and return what makes the application's sessions.
+
+    Raises:
+        ConfigurationError: as `metadata_of`.
+    """
+    from ..orm.session import session_attachment
+
+    hint = "--session app.db:Session"
+    found = _named(place, hint)
+    try:
+        session_attachment(found)
+    except ConfigurationError:
+        raise ConfigurationError(f"{place!r} is neither a Session class nor a sessionmaker", hint=hint) from None
+    return found
+
+
+def _named(place: str, hint: str) -> Any:
     module, colon, name = place.partition(":")
     if not (module and colon and name):
-        raise ConfigurationError(f"{place!r} is not of the form module:name", hint="--metadata app.models:Base")
+        raise ConfigurationError(f"{place!r} is not of the form module:name", hint=hint)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     found: Any = _imported(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    found = getattr(found, "metadata", found)
-    if not isinstance(found, MetaData):
-        raise ConfigurationError(
-            f"{place!r} is neither a declarative base nor a MetaData", hint="--metadata app.models:Base"
-        )
     return found
 
 

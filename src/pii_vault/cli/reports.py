@@ -316,6 +316,7 @@ def kinds() -> dict[str, Any]:
     from ..audit.reading import Anchor
     from .adoption_reports import AdoptionFound
     from .coverage_reports import Covered
+    from .doctor_reports import Examined
     from .documents import DestroyedKey, Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
     from .erasure_reports import Erased
     from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated, TokenPlan
@@ -339,6 +340,7 @@ def kinds() -> dict[str, Any]:
         "key deactivate": Key,
         "key compromise": Key,
         "key destroy": DestroyedKey,
+        "doctor": list[Examined],
         "index status": list[IndexesFound],
         "index build": list[IndexesBuilt],
         "index rotate": IndexRotated,

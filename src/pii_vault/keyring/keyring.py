@@ -197,6 +197,10 @@ class Keyring:
             if keyset is not None and fetching.serves(keyset, version, joined):
                 return keyset
 
+    def terms_of(self, tenant: TenantRecord) -> Terms:
+        """Return for how long a tenant's keysets are used here: by its own terms, or by the vault's."""
+        return self._loader.terms_of(tenant)
+
     def longest_use(self, tenant: TenantRecord) -> float:
         """Return for how many seconds a process may use a tenant's keyset after it has fetched it."""
         return self._loader.longest_use(tenant)

@@ -61,6 +61,10 @@ class Loader:
         with self._lock:
             return self._terms_of.get(tenant, self._terms)
 
+    def terms_of(self, tenant: TenantRecord) -> Terms:
+        """Return for how long a tenant's keysets are used: by its own terms, or by those of tenants without any."""
+        return self._terms.of(tenant)
+
     def longest_use(self, tenant: TenantRecord) -> float:
         """Return for how many seconds a tenant's keyset is used at most."""
         return self._terms.of(tenant).lifetime

@@ -78,6 +78,11 @@ class KeyStore:
     def __repr__(self) -> str:
         return f"<KeyStore {self._engine.url.render_as_string(hide_password=True)}>"
 
+    @property
+    def place(self) -> tuple[Engine, str | None]:
+        """Where it is: an engine on its database, and PostgreSQL's schema that it has for itself, or None."""
+        return self._engine, self._schema
+
     def create_all(self, app_uid: Callable[[], bytes], now: datetime) -> None:
         """Create the tables where they are missing, stamp their revision and give the application its uid.
 

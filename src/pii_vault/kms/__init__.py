@@ -5,5 +5,8 @@ from .base import KmsKey as KmsKey
 from .base import KmsKeyDescription as KmsKeyDescription
 from .base import KmsKeyOwner as KmsKeyOwner
 from .base import KmsLifecycle as KmsLifecycle
+from .base import KmsProber as KmsProber
 from .base import KmsProvider as KmsProvider
+from .base import Ruling as Ruling
+from .base import Trial as Trial
 from .base import WrappedKey as WrappedKey

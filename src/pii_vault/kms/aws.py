@@ -18,6 +18,7 @@ re-wrap        ``kms:ReEncryptFrom`` on the old key and ``kms:ReEncryptTo`` on t
                new wrap without a plaintext; the condition ``kms:ReEncryptOnSameKey`` may stand at both. And
                ``kms:DescribeKey`` on the new key.
 validation     ``kms:DescribeKey`` and ``kms:Decrypt``; a dry run needs no other.
+doctor         what rotation and re-wrap need. It tries others too, which have to be refused (`aws_probes`).
 with a role    ``sts:AssumeRole`` on it, for our own identity; the role's trust policy names that and the ExternalId.
 =============  ================================================================================================
 
@@ -70,6 +71,8 @@ from .base import GeneratedKey, KmsKey, KmsKeyDescription, WrappedKey
 
 if TYPE_CHECKING:
     from boto3.session import Session
+
+    from .aws_probes import AwsProber
 
 _SESSION_NAME: Final = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 _GLOBAL_STS: Final = "https://sts.amazonaws.com"
@@ -295,9 +298,8 @@ class AwsKms:
         """
         if key.role_arn is None or key.external_id is None:
             return
-        without = KmsKey(key.arn, key.role_arn)
         try:
-            self._tried(_caller(without), lambda: self._assumed("DescribeKey", without))
+            self._assume_anew(KmsKey(key.arn, key.role_arn))
         except KmsDeniedError:
             return
         raise KmsConfigurationError(
@@ -306,6 +308,12 @@ class AwsKms:
             operation="AssumeRole",
             hint="its owner adds the condition StringEquals sts:ExternalId to the role's trust policy",
         )
+
+    def prober(self) -> AwsProber:
+        """Return who asks what a key's policies allow, as the identities that this uses."""
+        from .aws_probes import AwsProber
+
+        return AwsProber(self._call, self._assume_anew, self._clock)
 
     def validate_key(self, key: KmsKey) -> None:
         """Refuse an address that AWS KMS cannot mean, before any call. Needs no IAM permission.
@@ -352,6 +360,10 @@ class AwsKms:
             return self._assumed(operation, key)
 
         return self._clients.get(identity, make)
+
+    def _assume_anew(self, key: KmsKey) -> None:
+        """Assume a role, and forget the credentials."""
+        self._tried(_caller(key), lambda: self._assumed("DescribeKey", key))
 
     def _assumed(self, operation: str, key: KmsKey) -> Lease[_Client]:
         """Make a client with credentials of the customer's role.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 
@@ -148,4 +149,58 @@ class KmsLifecycle(KmsProvider, Protocol):
         Raises:
             KmsConfigurationError: it can. A key without a role, or a role without an ExternalId, is not asked about.
         """
+        ...
+
+
+class Ruling(StrEnum):
+    """What a KMS says to a request that is made only to see whether it is allowed."""
+
+    ALLOWED = "allowed"
+    """Whoever asks may do it; nothing else is said of whether it would work."""
+
+    DENIED = "denied"
+    """Whoever asks is not authorised."""
+
+    DONE = "done"
+    """It was done although it was only to be tried, so this KMS knows no dry run. What came of it is thrown away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A request that is made only to see whether it is allowed.
+
+    Attributes:
+        action: The action as policies name it, without ``kms:``: ``GenerateDataKey``, ``EnableKey`` …
+        context: The encryption context that it is tried with; empty for none.
+        blob: A key that the KMS key has wrapped, for the actions that need one.
+        blob_context: The encryption context that it was wrapped under.
+    """
+
+    action: str
+    context: Mapping[str, str] = field(default_factory=dict)
+    blob: bytes = field(default=b"", repr=False)
+    blob_context: Mapping[str, str] = field(default_factory=dict)
+
+
+class KmsProber(Protocol):
+    """Who asks a KMS what a key's policies allow, as the identity that uses the key. Nothing is changed by it.
+
+    Both methods raise a `KmsError` where the answer says nothing about permission.
+    """
+
+    @property
+    def clock_offset(self) -> float | None:
+        """By how many seconds the KMS's clock was ahead of ours at the last answer; None before the first."""
+        ...
+
+    def probe(self, key: KmsKey, trial: Trial) -> Ruling:
+        """Say whether a request is allowed.
+
+        Raises:
+            KmsDeniedError: it did not come to that, because the role could not be assumed, or the key is of no use.
+        """
+        ...
+
+    def probe_role(self, key: KmsKey) -> Ruling:
+        """Say whether the role may be assumed, with the ExternalId of `key` or without one. No KMS is asked."""
         ...

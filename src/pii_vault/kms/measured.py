@@ -9,7 +9,7 @@ from typing import Final
 
 from ..context import KMS_TENANT
 from ..telemetry import Telemetry
-from .base import GeneratedKey, KmsKey, KmsKeyDescription, KmsLifecycle, WrappedKey
+from .base import GeneratedKey, KmsKey, KmsKeyDescription, KmsLifecycle, KmsProber, WrappedKey
 
 
 class MeasuredKms:
@@ -73,6 +73,11 @@ class MeasuredKms:
             return
         with self._calling("AssumeRole"):
             self._kms.check_role(key)
+
+    def prober(self) -> KmsProber | None:
+        """Return who asks what a key's policies allow, not measured: a refusal is what it hopes for. None: nobody."""
+        make = getattr(self._kms, "prober", None)
+        return make() if make is not None else None
 
     def _calling(self, operation: str, context: Mapping[str, str] | None = None) -> AbstractContextManager[None]:
         return self._telemetry.calling(operation, context.get(KMS_TENANT) if context is not None else None)

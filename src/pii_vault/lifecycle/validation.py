@@ -7,7 +7,7 @@ describes its key, one that unwraps the KEK, and one with a wrong encryption con
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .. import primitives
@@ -33,11 +33,13 @@ class Outcome:
         check: Its name.
         passed: True, False, or None when it could not be made because an earlier one failed.
         finding: One sentence.
+        error: What was raised, where it failed.
     """
 
     check: str
     passed: bool | None
     finding: str
+    error: PiiVaultError | None = field(default=None, compare=False, repr=False)
 
 
 def validate(parts: Parts, name: str) -> list[Outcome]:
@@ -102,7 +104,7 @@ class Examination:
             except _NotMadeError as reason:
                 found.append(Outcome(name, None, str(reason)))
             except PiiVaultError as error:
-                found.append(Outcome(name, False, str(error)))
+                found.append(Outcome(name, False, str(error), error))
         return found
 
     def _checks(self) -> list[tuple[str, Callable[[], str]]]:

@@ -54,24 +54,38 @@ def attach_session(target: Any, attachment: Attachment) -> None:
     event.listen(sessions, "after_transaction_end", hooks.after_transaction_end)
 
 
-def _sessions_of(target: Any) -> Any:
+def session_attachment(target: Any) -> Attachment | None:
+    """Return the attachment of what `attach_session` takes, or None; nothing is changed.
+
+    Raises:
+        ConfigurationError: the target is none of these.
+    """
+    found: Attachment | None = getattr(_sessions_of(target, changing=False), _ATTACHMENT, None)
+    return found
+
+
+def _sessions_of(target: Any, *, changing: bool = True) -> Any:
     """Return what SQLAlchemy's session events take: a Session class, or one session."""
     # It needs greenlet, which an application without asynchronous sessions need not have.
     asynchronous: Any = sys.modules.get("sqlalchemy.ext.asyncio")
     if asynchronous is not None:
         if isinstance(target, asynchronous.async_scoped_session):
-            return _sessions_of(target.session_factory)
+            return _sessions_of(target.session_factory, changing=changing)
         if isinstance(target, asynchronous.async_sessionmaker):
             made = target.kw.get("sync_session_class") or target.class_.sync_session_class
+            if not changing:
+                return made
             target.configure(sync_session_class=_own_class(made))
             return _sessions_of(target.kw["sync_session_class"])
         if asynchronous.AsyncSession in getattr(target, "__mro__", ()):
+            if not changing:
+                return target.sync_session_class
             target.sync_session_class = _own_class(target.sync_session_class)
             return _sessions_of(target.sync_session_class)
         if isinstance(target, asynchronous.AsyncSession):
             return target.sync_session
     if isinstance(target, scoped_session):
-        return _sessions_of(target.session_factory)
+        return _sessions_of(target.session_factory, changing=changing)
     if isinstance(target, sessionmaker):
         return target.class_
     if isinstance(target, Session) or (isinstance(target, type) and issubclass(target, Session)):
