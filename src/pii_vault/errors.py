@@ -22,6 +22,7 @@
     │   ├── TenantNotFoundError
     │   ├── TenantExistsError           registered already, with another KMS key
     │   ├── TenantSuspendedError
+    │   ├── PiiEncryptionDisabledError  PII encryption is not on for it: a feature that a tenant has or has not
     │   └── TenantErasedError           its keys are destroyed for good; its name is not used again
     ├── KeyRecordError                  a stored key record is not what was written: tampered or mixed up
     ├── KeyValidationError              a key did not pass the checks before its use; says which
@@ -174,6 +175,10 @@ class TenantExistsError(TenantError):
 
 class TenantSuspendedError(TenantError):
     """The tenant is suspended: its values are neither sealed nor opened until it is resumed."""
+
+
+class PiiEncryptionDisabledError(TenantError):
+    """PII encryption is not on for the tenant: its values are neither sealed nor opened until it is."""
 
 
 class TenantErasedError(TenantError):

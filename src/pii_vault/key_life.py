@@ -45,6 +45,18 @@ class KeyLife:
         """End a tenant's suspension; return False when it was not suspended."""
         return registration.set_suspended(self._parts, tenant, False, reason)
 
+    def set_pii_encryption(self, tenant: str, on: bool, reason: str = "") -> bool:
+        """Turn PII encryption on or off for a tenant: a feature that it has or has not, and no key is changed by it.
+
+        Off, its values are neither sealed nor opened, and its keys are not rotated; they may be ended, re-wrapped and
+        erased. Other processes follow within 5 seconds of use. A suspension is something else: it is for a time, and
+        is told first where both hold.
+
+        Returns:
+            False when it was so already.
+        """
+        return registration.set_pii_encryption(self._parts, tenant, on, reason)
+
     def set_terms(self, tenant: str, *, ttl: int | None, grace: int = 0) -> TenantRecord:
         """Say for how long a tenant's keys are held in memory; all processes follow within 5 seconds of use.
 

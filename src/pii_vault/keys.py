@@ -113,6 +113,8 @@ class Policy:
         follows_kms: Whether the period is that of the KMS key, and a rotation there makes a new data key here.
         ttl_seconds: How long its keys are held without another word of the KMS; None for the vault's terms.
         grace_seconds: How long beyond that while the KMS cannot be reached; None likewise.
+        pii_encryption: Whether PII encryption is on: a feature that a tenant has or has not. Off, its values are
+            neither sealed nor opened.
     """
 
     kms_account: str
@@ -121,6 +123,7 @@ class Policy:
     follows_kms: bool = False
     ttl_seconds: int | None = None
     grace_seconds: int | None = None
+    pii_encryption: bool = True
 
     @classmethod
     def for_key(cls, arn: str) -> Policy:
@@ -185,6 +188,7 @@ class KekRecord:
         wrapped: At most 6,144 bytes.
         commitment: 32 bytes.
         created_at: UTC.
+        replica_regions: Where else a multi-Region KMS key lies, in the order in which an unwrap tries them.
     """
 
     generation: int
@@ -197,6 +201,7 @@ class KekRecord:
     wrapped: bytes
     commitment: bytes
     created_at: datetime
+    replica_regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class Vault(KeyLife):
         """Return a scope in which `name` is the tenant: ``with vault.tenant("acme"):``, or ``async with``.
 
         Entering it raises what fetching the tenant's keys raises: `TenantNotFoundError`, `TenantSuspendedError`,
-        `TenantErasedError`, `KmsDeniedError`, `KmsUnavailableError`, `KeyStoreError` …
+        `PiiEncryptionDisabledError`, `TenantErasedError`, `KmsDeniedError`, `KmsUnavailableError`, `KeyStoreError` …
         """
         return Scope(self._keyring, name)
 
@@ -139,6 +139,7 @@ class Vault(KeyLife):
         shared_key: bool = False,
         rotation_days: int | None = None,
         follows_kms: bool = False,
+        pii_encryption: bool = True,
     ) -> TenantRecord:
         """Register a tenant and make its first keys in its KMS. Doing it again changes nothing.
 
@@ -150,6 +151,8 @@ class Vault(KeyLife):
             shared_key: Whether another tenant may have the same KMS key: two of one customer's, say.
             rotation_days: How often its data key is rotated, 1 to 3650 days; None for the vault's default.
             follows_kms: Whether it is rotated as often as the KMS key is, and whenever that was.
+            pii_encryption: Whether PII encryption is on for it. Off, it gets its keys, and nothing is sealed with them
+                until `set_pii_encryption`.
 
         Raises:
             TenantExistsError: the name is registered with another KMS key.
@@ -160,7 +163,7 @@ class Vault(KeyLife):
         if not 1 <= len(name) <= 255:
             raise ConfigurationError("a tenant's name has 1 to 255 characters")
         address = self._parts.ledger.platform_key if key is None else KmsKey(key, role_arn, external_id)
-        policy = Policy("", "", rotation_days, follows_kms)
+        policy = Policy("", "", rotation_days, follows_kms, pii_encryption=pii_encryption)
         return registration.add_tenant(self._parts, name, address, policy, shared_key=shared_key)
 
     def tenants(self, *, even_erased: bool = False) -> list[str]:

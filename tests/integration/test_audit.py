@@ -130,6 +130,8 @@ def deeds(world: World, calendar: Calendar) -> Iterator[Deed]:
         lambda: vault.rewrap("acme", to=others[2], new_kek=True, reason="a leak"), [[("kek.replaced", "a leak")]]
     )
     yield Deed(lambda: vault.suspend("acme", "unpaid"), [[("tenant.suspended", "unpaid")]])
+    yield Deed(lambda: vault.set_pii_encryption("acme", False, "not booked"), [[("tenant.changed", "not booked")]])
+    yield Deed(lambda: vault.set_pii_encryption("acme", True, "booked"), [[("tenant.changed", "booked")]])
     yield Deed(lambda: vault.resume("acme", "paid: Zoë 📧"), [[("tenant.resumed", "paid: Zoë 📧")]])
     yield Deed(lambda: vault.compromise("acme", 1, "found on a disk"), [[("key.compromised", "found on a disk")]])
     yield Deed(

@@ -25,7 +25,14 @@ from tests.support.strict_kms import FaultRule, StrictKms
 from tests.support.world import World
 
 from pii_vault import EncryptedString, LocalKms, Vault
-from pii_vault.errors import KeyNotFoundError, KeyStoreError, KmsDeniedError, TenantNotFoundError, TenantSuspendedError
+from pii_vault.errors import (
+    KeyNotFoundError,
+    KeyStoreError,
+    KmsDeniedError,
+    PiiEncryptionDisabledError,
+    TenantNotFoundError,
+    TenantSuspendedError,
+)
 from pii_vault.keyring.terms import NOTICE_SECONDS
 
 
@@ -129,6 +136,7 @@ def test_it_reaches_an_open_scope_at_its_next_statement_and_rows_that_stream(
 def restricted(operator: Vault, how: str) -> None:
     operations: dict[str, Callable[[], Any]] = {
         "suspend": lambda: operator.suspend("acme"),
+        "turn off": lambda: operator.set_pii_encryption("acme", False),
         "deactivate": lambda: operator.deactivate("acme"),
         "compromise": lambda: operator.compromise("acme", 1),
     }
@@ -136,7 +144,13 @@ def restricted(operator: Vault, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "error"), [("suspend", TenantSuspendedError), ("compromise", KeyNotFoundError), ("deactivate", None)]
+    ("how", "error"),
+    [
+        ("suspend", TenantSuspendedError),
+        ("turn off", PiiEncryptionDisabledError),
+        ("compromise", KeyNotFoundError),
+        ("deactivate", None),
+    ],
 )
 def test_what_restricts_keys_is_noticed_likewise(
     world: World, operator: Vault, clocks: Clocks, how: str, error: type[Exception] | None

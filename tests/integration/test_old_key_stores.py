@@ -18,11 +18,12 @@ from tests.support.old_key_stores import write_key_store
 from tests.support.vectors import load
 
 from pii_vault import EncryptedString, LocalKms, Vault
-from pii_vault.errors import IndexNotReadyError, TenantErasedError, TenantSuspendedError
+from pii_vault.errors import IndexNotReadyError, PiiEncryptionDisabledError, TenantErasedError, TenantSuspendedError
 from pii_vault.keys import USE_ROTATE
 from pii_vault.keystore import schema
 from pii_vault.keystore.upgrade import check, upgrade
 from pii_vault.lifecycle.schedule import Step
+from pii_vault.stages import Stage
 
 
 class Base(DeclarativeBase):
@@ -144,7 +145,7 @@ def test_keys_from_before_uses_were_counted_are_due(old: tuple[Vault, Engine]) -
     assert vault.rotate_due() == []
 
 
-@pytest.mark.parametrize("revision", ["0004"], indirect=True)
+@pytest.mark.parametrize("revision", ["0004", "0005"], indirect=True)
 def test_terms_states_and_evictions_are_what_they_were(old: tuple[Vault, Engine]) -> None:
     vault, engine = old
     upgrade(engine)
@@ -169,7 +170,7 @@ def test_terms_states_and_evictions_are_what_they_were(old: tuple[Vault, Engine]
         ]
 
 
-@pytest.mark.parametrize("revision", ["0004"], indirect=True)
+@pytest.mark.parametrize("revision", ["0004", "0005"], indirect=True)
 def test_what_an_earlier_release_indexed_is_found(old: tuple[Vault, Engine]) -> None:
     vault, engine = old
     upgrade(engine)
@@ -191,6 +192,32 @@ def test_what_an_earlier_release_indexed_is_found(old: tuple[Vault, Engine]) -> 
     assert found("glob", "from before the index") == [1]
     vault.rotate_index("acme", metadata=Searched.metadata, engine=engine)
     assert found("acme", "sealed with version 1") == [2, 100]
+
+
+def test_its_tenants_have_pii_encryption_and_its_kms_keys_no_replicas(old: tuple[Vault, Engine]) -> None:
+    vault, engine = old
+    upgrade(engine)
+    assert all(each.pii_encryption for each in vault._store.summaries())
+    assert {vault._store.load(each, even_erased=True).kek.replica_regions for each in ("acme", "glob")} == {()}
+    assert vault._store.onboardings.all() == []
+    vault.set_pii_encryption("acme", False)
+    with pytest.raises(PiiEncryptionDisabledError), vault.tenant("acme"):
+        pass
+    vault.set_pii_encryption("acme", True)
+    with vault.tenant("acme"):
+        pass
+    assert vault.audit.verify("acme").problems == ()
+
+
+@pytest.mark.parametrize("revision", ["0005"], indirect=True)
+def test_steps_of_adoptions_are_what_they_were(old: tuple[Vault, Engine]) -> None:
+    vault, engine = old
+    upgrade(engine)
+    assert [(each.stage, each.rows) for each in vault._store.adoption_steps("people.email")] == [
+        (Stage.ADDED, None),
+        (Stage.FILLED, 4),
+        (Stage.VERIFIED, 4),
+    ]
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002", "0003"], indirect=True)

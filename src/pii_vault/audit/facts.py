@@ -108,7 +108,11 @@ def _differences(what: str, logged: dict[str, Any], stored: dict[str, Any]) -> l
 def _tenant(tenant: TenantRecord) -> dict[str, Any]:
     policy = tenant.policy
     # An entry of an earlier release has not these, and must be the same text for ever.
-    terms = {"ttl_seconds": policy.ttl_seconds, "grace_seconds": policy.grace_seconds}
+    later = {
+        "ttl_seconds": policy.ttl_seconds,
+        "grace_seconds": policy.grace_seconds,
+        "pii_encryption": None if policy.pii_encryption else False,  # an entry that does not say so means: on
+    }
     return {
         "name": tenant.name,
         "keyset": f"{tenant.identity.keyset_id:08x}",
@@ -118,7 +122,7 @@ def _tenant(tenant: TenantRecord) -> dict[str, Any]:
         "kms_region": policy.kms_region,
         "rotation_days": policy.rotation_days,
         "follows_kms": policy.follows_kms,
-        **{name: value for name, value in terms.items() if value is not None},
+        **{name: value for name, value in later.items() if value is not None},
     }
 
 
@@ -133,6 +137,7 @@ def _kek(kek: KekRecord) -> dict[str, Any]:
         "external_id": kek.external_id,
         "created_at": _instant(kek.created_at),
         "kms_key_material_id": kek.kms_key_material_id,
+        **({"replica_regions": list(kek.replica_regions)} if kek.replica_regions else {}),
     }
 
 

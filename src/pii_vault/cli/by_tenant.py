@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from ..errors import ConfigurationError, KmsError, PiiVaultError, TenantErasedError, TenantSuspendedError
+from ..errors import (
+    ConfigurationError,
+    KmsError,
+    PiiEncryptionDisabledError,
+    PiiVaultError,
+    TenantErasedError,
+    TenantSuspendedError,
+)
 from . import output
 
 if TYPE_CHECKING:
@@ -38,6 +45,8 @@ def each_tenant(
             raise  # what is wrong is the same for all of them
         except TenantErasedError:
             output.say(f"tenant {tenant!r} is erased and was left out")
+        except PiiEncryptionDisabledError:
+            output.say(f"PII encryption is off for tenant {tenant!r}, which was left out")
         except TenantSuspendedError:
             found.append(not_looked_at(tenant, suspended=True, failure=None))
         except PiiVaultError as error:

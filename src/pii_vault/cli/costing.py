@@ -35,7 +35,7 @@ def kms_cost(
             min=1,
             metavar="N",
             help="How many tenants are in use. Without it they are counted in the key store, without those that are "
-            "suspended or erased.",
+            "suspended or erased, and have PII encryption.",
         ),
     ] = None,
     ttl: Annotated[
@@ -137,7 +137,8 @@ def _tenants(database_url: str | None, database_schema: str | None) -> int:
             hint="--tenants; or --database-url, PII_VAULT_DATABASE_URL, or the file pii-vault.toml",
         )
     found = sum(
-        not (each.suspended or each.erased) for each in options.key_store(database_url, database_schema).summaries()
+        each.pii_encryption and not (each.suspended or each.erased)
+        for each in options.key_store(database_url, database_schema).summaries()
     )
     if not found:
         raise ConfigurationError(

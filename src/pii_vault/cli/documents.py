@@ -57,6 +57,7 @@ class Tenant:
         uid: Its uid, 32 hexadecimal digits: `pii-vault:tenant` in the KMS encryption context.
         keyset_id: 8 hexadecimal digits, as in the headers of its sealed values.
         suspended: Whether it neither seals nor opens.
+        pii_encryption: Whether PII encryption is on for it; off, it neither seals nor opens.
         erased: Whether its keys are destroyed, for good.
         created_at: When it was registered.
         key_version: The data-key version that it seals with; null when none is active.
@@ -69,6 +70,7 @@ class Tenant:
     uid: str
     keyset_id: str
     suspended: bool
+    pii_encryption: bool
     erased: bool
     created_at: datetime
     key_version: int | None
@@ -84,6 +86,7 @@ class Tenant:
             uid=found.uid.hex(),
             keyset_id=f"{found.keyset_id:08x}",
             suspended=found.suspended,
+            pii_encryption=found.pii_encryption,
             erased=found.erased,
             created_at=found.created_at,
             key_version=found.version,
@@ -103,6 +106,7 @@ class TenantDetails:
         application: The application's uid, 32 hexadecimal digits: `pii-vault:app` there.
         keyset_id: 8 hexadecimal digits, as in the headers of its sealed values.
         suspended: Whether it neither seals nor opens.
+        pii_encryption: Whether PII encryption is on for it; off, it neither seals nor opens.
         erased: Whether its keys are destroyed, for good.
         created_at: When it was registered.
         key_version: The data-key version that it seals with; null when none is active.
@@ -128,6 +132,7 @@ class TenantDetails:
     application: str
     keyset_id: str
     suspended: bool
+    pii_encryption: bool
     erased: bool
     created_at: datetime
     key_version: int | None
@@ -156,6 +161,7 @@ class TenantDetails:
             application=tenant.identity.app_uid.hex(),
             keyset_id=f"{tenant.identity.keyset_id:08x}",
             suspended=tenant.suspended,
+            pii_encryption=tenant.policy.pii_encryption,
             erased=found.erased,
             created_at=tenant.created_at,
             key_version=active.version if active is not None else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -52,6 +53,22 @@ Grace = Annotated[
 ]
 
 
+class Switch(StrEnum):
+    """Whether a tenant has a feature."""
+
+    ON = "on"
+    OFF = "off"
+
+
+PiiEncryption = Annotated[
+    Switch | None,
+    typer.Option(
+        "--pii-encryption",
+        help="Whether PII encryption is on for it. Off, it neither seals nor opens; its keys and its values stay.",
+    ),
+]
+
+
 @tenant.command("add")
 def tenant_add(
     name: options.Tenant,
@@ -66,6 +83,7 @@ def tenant_add(
     shared_key: options.SharedKey = False,
     rotation_days: RotationDays = None,
     follow_kms: FollowKms = None,
+    pii_encryption: PiiEncryption = None,
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
@@ -96,9 +114,12 @@ def tenant_add(
             shared_key=shared_key,
             rotation_days=days,
             follows_kms=bool(follow_kms),
+            pii_encryption=pii_encryption is not Switch.OFF,
         )
     whose = "" if key is not None else ", under the platform's KMS key"
     said = f"tenant {record.name} is registered, keyset {record.identity.keyset_id:08x}{whose}"
+    if not record.policy.pii_encryption:
+        said += "; PII encryption is off for it"
     _done("add", name, said, database_url, database_schema, json)
 
 
@@ -125,7 +146,7 @@ def tenant_list(
         [
             (
                 each.name,
-                "erased" if each.erased else "suspended" if each.suspended else "in use",
+                _in_short(each),
                 each.keyset_id,
                 or_none(each.key_version),
                 or_none(each.kms_key_arn),
@@ -161,6 +182,7 @@ def tenant_show(
         {
             "tenant": found.name,
             "state": _state(found),
+            "PII encryption": "on" if found.pii_encryption else "off: neither seals nor opens",
             "registered": instant(found.created_at),
             "tenant uid": found.uid,
             "application uid": found.application,
@@ -187,6 +209,8 @@ def tenant_set(
     follow_kms: FollowKms = None,
     ttl: Ttl = None,
     grace: Grace = None,
+    pii_encryption: PiiEncryption = None,
+    reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,
     kms: options.Kms = None,
@@ -195,15 +219,19 @@ def tenant_set(
     actor: options.Actor = None,
     json: options.Json = False,
 ) -> None:
-    """Change a tenant's rotation period, or how long its keys are held.
+    """Change what is agreed with a tenant.
 
-    The day on which the present data key is due moves with the period. All processes follow at once: a rotation reads
+    That is: how often its data key is rotated, how long its keys are held, and whether PII encryption is on for it. The day on which the present data key is due moves with the period. All processes follow at once: a rotation reads
     what is agreed, and a process that holds the tenant's keys notices within seconds.
     """
-    if rotation_days is None and follow_kms is None and ttl is None:
-        if grace is not None:
-            raise typer.BadParameter("--grace belongs to --ttl")
-        raise typer.BadParameter("say what to change: --rotation-days, --follow-kms, --no-follow-kms or --ttl")
+    if ttl is None and grace is not None:
+        raise typer.BadParameter("--grace belongs to --ttl")
+    if pii_encryption is None and reason:
+        raise typer.BadParameter("--reason belongs to --pii-encryption")
+    if rotation_days is None and follow_kms is None and ttl is None and pii_encryption is None:
+        raise typer.BadParameter(
+            "say what to change: --rotation-days, --follow-kms, --no-follow-kms, --ttl or --pii-encryption"
+        )
     days, held = _number("--rotation-days", "days", rotation_days), _number("--ttl", "seconds", ttl)
     vault = options.vault(
         database_url=database_url,
@@ -214,6 +242,9 @@ def tenant_set(
         actor=actor,
     )
     said = []
+    if pii_encryption is not None:
+        vault.set_pii_encryption(name, pii_encryption is Switch.ON, reason)
+        said.append(f"tenant {name}: PII encryption is {pii_encryption}")
     if ttl is not None:
         vault.set_terms(name, ttl=held, grace=grace or 0)
         held_now = TenantDetails.of(options.key_store(database_url, database_schema).load(name))
@@ -299,6 +330,14 @@ def _state(found: TenantDetails) -> str:
     if found.erased:
         return "erased: its keys are destroyed"
     return "suspended: neither seals nor opens" if found.suspended else "in use"
+
+
+def _in_short(found: Tenant) -> str:
+    if found.erased:
+        return "erased"
+    if found.suspended:
+        return "suspended"
+    return "in use" if found.pii_encryption else "off"
 
 
 def _rotation(found: TenantDetails) -> str:

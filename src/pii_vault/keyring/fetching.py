@@ -16,6 +16,7 @@ from ..errors import (
     KmsDeniedError,
     KmsError,
     KmsUnavailableError,
+    PiiEncryptionDisabledError,
     PiiVaultError,
     TenantNotFoundError,
     TenantSuspendedError,
@@ -31,7 +32,7 @@ from .notices import Notices
 from .places import Places
 from .terms import AGAIN_SECONDS, WAIT_SECONDS, Clock
 
-_REFUSALS: Final = (KmsDeniedError, TenantSuspendedError, TenantNotFoundError)
+_REFUSALS: Final = (KmsDeniedError, TenantSuspendedError, PiiEncryptionDisabledError, TenantNotFoundError)
 _log: Final = logging.getLogger(__name__)
 
 

@@ -8,7 +8,13 @@ from typing import Final
 from cachetools import LRUCache
 
 from ..context import kms_context
-from ..errors import KeyRecordError, KeyStoreBehindError, KmsUnavailableError, TenantSuspendedError
+from ..errors import (
+    KeyRecordError,
+    KeyStoreBehindError,
+    KmsUnavailableError,
+    PiiEncryptionDisabledError,
+    TenantSuspendedError,
+)
 from ..hierarchy import Kek, active_record, ended, unwrap_all
 from ..keys import KEK_PURPOSE, OPENING, KekRecord, KeyState, Purpose, Secret, TenantRecord
 from ..keystore import KeyStore, Snapshot
@@ -26,6 +32,22 @@ def kms_key(tenant: TenantRecord, record: KekRecord) -> KmsKey:
     """
     tenant.policy.check(record.kms_key_arn)
     return KmsKey(record.kms_key_arn, record.role_arn, record.external_id)
+
+
+def check_in_use(tenant: TenantRecord) -> None:
+    """Raise unless a tenant's keys may be used.
+
+    Raises:
+        TenantSuspendedError: it is suspended, for the time being.
+        PiiEncryptionDisabledError: PII encryption is not on for it.
+    """
+    if tenant.suspended:
+        raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
+    if not tenant.policy.pii_encryption:
+        raise PiiEncryptionDisabledError(
+            f"PII encryption is not on for tenant {tenant.name!r}",
+            hint=f"pii-vault tenant set {tenant.name} --pii-encryption on",
+        )
 
 
 class Loader:
@@ -77,7 +99,8 @@ class Loader:
             opening: The states of data keys that it opens with.
 
         Raises:
-            TenantNotFoundError, TenantSuspendedError, KeyRecordError, KeyStoreError, KmsError
+            TenantNotFoundError, TenantSuspendedError, PiiEncryptionDisabledError, KeyRecordError, KeyStoreError,
+            KmsError
         """
         # The clocks are read before the KMS is asked: the bound counts from sending the request.
         sent, sent_wall = self._clock.monotonic(), self._clock.wall()
@@ -111,8 +134,7 @@ class Loader:
         self, snapshot: Snapshot, terms: Terms, sent: float, sent_wall: float, opening: frozenset[KeyState]
     ) -> Keyset:
         tenant = snapshot.tenant
-        if tenant.suspended:
-            raise TenantSuspendedError(f"tenant {tenant.name!r} is suspended", hint="resume it first")
+        check_in_use(tenant)
         kek = self.unwrap_kek(tenant, snapshot.kek)
         record = active_record(kek, snapshot.keys, Purpose.DATA)
         index_record = active_record(kek, snapshot.keys, Purpose.INDEX)

@@ -3,6 +3,9 @@
 from .change import Change as Change
 from .change import SupersededError as SupersededError
 from .engine import OWN_STATEMENTS as OWN_STATEMENTS
+from .onboarding_record import OnboardingRecord as OnboardingRecord
+from .onboarding_record import OnboardingStep as OnboardingStep
+from .onboarding_record import Way as Way
 from .rows import AuditKeyRecord as AuditKeyRecord
 from .snapshot import KeyStates as KeyStates
 from .snapshot import Snapshot as Snapshot

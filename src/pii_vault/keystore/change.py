@@ -17,7 +17,7 @@ from ..blind_index import SlotRecord
 from ..chain import ChainRecord, Entry
 from ..errors import KeyStoreError
 from ..keys import KekRecord, KeyRecord, KeyState, Policy, TenantRecord
-from .rows import CHAIN_COLUMNS, KEK_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, entry, slot_record, values
+from .rows import CHAIN_COLUMNS, KEY_COLUMNS, POLICY_COLUMNS, entry, kek_values, slot_record, values
 from .schema import application, audit, audit_chains, index_slots, keks, key_use, keys, policies, tenants
 
 
@@ -77,14 +77,15 @@ class Change:
 
     def add_kek(self, record: KekRecord) -> None:
         """Store an ACTIVE KEK."""
-        self._connection.execute(insert(keks).values(tenant_uid=self._uid, **values(record, KEK_COLUMNS)))
+        self._connection.execute(insert(keks).values(tenant_uid=self._uid, **kek_values(record)))
 
     def rewrap_kek(self, before: KekRecord, after: KekRecord) -> None:
         """Store the same KEK as another KMS key, or other material of the same, wrapped it."""
-        changed = ("kms_key_arn", "role_arn", "external_id", "kms_key_material_id", "wrapped")
+        changed = ("kms_key_arn", "role_arn", "external_id", "kms_key_material_id", "wrapped", "replica_regions")
         # Only over the very bytes that were re-wrapped.
         unchanged = keks.c.wrapped == before.wrapped
-        self._update_kek(before, unchanged, **values(after, changed))
+        new = kek_values(after)
+        self._update_kek(before, unchanged, **{column: new[column] for column in changed})
 
     def destroy_kek(self, record: KekRecord) -> KekRecord:
         """Drop the wrapped bytes of an ACTIVE KEK; the row stays. Return it as it is afterwards."""

@@ -57,6 +57,7 @@ POLICY_COLUMNS: Final = (
     "follows_kms",
     "ttl_seconds",
     "grace_seconds",
+    "pii_encryption",
 )
 CHAIN_COLUMNS: Final = ("kms_key_arn", "root", "seq", "head", "sealed_key")
 
@@ -76,6 +77,11 @@ class AuditKeyRecord:
     wrapped: bytes
     commitment: bytes
     created_at: datetime
+
+
+def kek_values(record: KekRecord) -> dict[str, Any]:
+    """Return a KEK's attributes as a statement's parameters."""
+    return values(record, KEK_COLUMNS) | {"replica_regions": ",".join(record.replica_regions) or None}
 
 
 def values(record: Any, columns: Sequence[str]) -> dict[str, Any]:
@@ -100,7 +106,8 @@ def kek_record(row: Row[Any]) -> KekRecord:
     """Return a KEK from a row that holds one."""
     made = _values(row, keks, KEK_COLUMNS)
     made["state"] = KeyState(made["state"])
-    return KekRecord(**made)
+    regions = row._mapping[keks.c.replica_regions]
+    return KekRecord(**made, replica_regions=tuple(regions.split(",")) if regions else ())
 
 
 def key_record(row: Row[Any]) -> KeyRecord:

@@ -33,12 +33,14 @@ from sqlalchemy import (
     TypeDecorator,
     event,
     text,
+    true,
 )
 
 from ..keys import TRANSITIONS, KeyState
 from ..stages import Stage
+from .onboarding_record import OnboardingStep, Way
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision in `migrations/versions`, oldest first."""
 
 REVISION: Final = REVISIONS[-1]
@@ -80,6 +82,8 @@ metadata = MetaData(
 
 _STATES = ", ".join(f"'{state}'" for state in KeyState)
 _STAGES = ", ".join(f"'{stage}'" for stage in Stage)
+_STEPS = ", ".join(f"'{step}'" for step in OnboardingStep)
+_WAYS = ", ".join(f"'{way}'" for way in Way)
 
 revision = Table(
     "pii_vault_revision",
@@ -125,9 +129,11 @@ policies = Table(
     Column("follows_kms", Boolean, nullable=False),
     Column("ttl_seconds", Integer, CheckConstraint("ttl_seconds BETWEEN 0 AND 43200", name="ttl_seconds")),
     Column("grace_seconds", Integer, CheckConstraint("grace_seconds BETWEEN 0 AND 43200", name="grace_seconds")),
+    Column("pii_encryption", Boolean, nullable=False, server_default=true()),
     CheckConstraint("rotation_days BETWEEN 1 AND 3650", name="rotation_days"),
 )
-"""What is expected of a tenant's KMS key, how often its data key is rotated, and how long its keys are held."""
+"""What is expected of a tenant's KMS key, how often its data key is rotated, how long its keys are held, and whether
+PII encryption is on for it. (A process of an earlier release knows nothing of that, and adds tenants that have it.)"""
 
 keks = Table(
     "pii_vault_keks",
@@ -143,6 +149,7 @@ keks = Table(
     Column("wrapped", LargeBinary(6144), nullable=False),
     Column("commitment", LargeBinary(32), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("replica_regions", String(255)),
     PrimaryKeyConstraint("tenant_uid", "generation"),
     CheckConstraint("generation >= 1", name="generation"),
     CheckConstraint(f"state IN ({_STATES})", name="state"),
@@ -271,6 +278,36 @@ adoptions = Table(
 )
 """How plaintext columns became sealed ones: the steps of each, of which the last one says where it stands."""
 
+onboardings = Table(
+    "pii_vault_onboardings",
+    metadata,
+    Column("tenant_name", String(255), primary_key=True),
+    Column("tenant_uid", LargeBinary(16), nullable=False, unique=True),
+    Column("keyset_id", BigInteger, nullable=False, unique=True),
+    Column("external_id", String(1224), nullable=False),
+    Column("way", String(16), nullable=False),
+    Column("direct", Boolean, nullable=False),
+    Column("kms_partition", String(16), nullable=False),
+    Column("kms_account", String(32), nullable=False),
+    Column("kms_region", String(64), nullable=False),
+    Column("kms_key_arn", String(2048)),
+    Column("runtime_role", String(2048), nullable=False),
+    Column("rotation_role", String(2048), nullable=False),
+    Column("provisioning_role", String(2048)),
+    Column("rotation_days", Integer, nullable=False),
+    Column("step", String(16), nullable=False),
+    Column("begun_at", UtcDateTime, nullable=False),
+    Column("begun_by", String(255), nullable=False),
+    Column("step_at", UtcDateTime, nullable=False),
+    CheckConstraint("length(tenant_name) > 0", name="tenant_name"),
+    CheckConstraint("length(tenant_uid) = 16", name="uid_bytes"),
+    CheckConstraint("keyset_id BETWEEN 0 AND 4294967295", name="keyset_id"),
+    CheckConstraint(f"way IN ({_WAYS})", name="way"),
+    CheckConstraint("rotation_days BETWEEN 90 AND 2560", name="rotation_days"),
+    CheckConstraint(f"step IN ({_STEPS})", name="step"),
+)
+"""What is arranged with customers before their first keys exist. What documents were handed over with stays."""
+
 evicted = Index("ix_pii_vault_tenants_evicted", tenants.c.evicted)
 
 one_active_key = Index(
@@ -296,6 +333,7 @@ _FIXED = {
     "key_use": ("tenant_uid", "purpose", "version"),
     "audit_keys": ("id", "commitment", "created_at"),
     "audit_chains": ("tenant_uid", "kms_key_arn", "root"),
+    "onboardings": ("tenant_name", "tenant_uid", "keyset_id", "external_id"),
 }
 """Columns that nothing legitimate ever changes. (A re-wrap changes the wrapped bytes and the KMS key's address.)"""
 
@@ -377,6 +415,14 @@ _RULES: Final = {
         "",
         "OLD.number = OLD.number",
         "steps of adoptions are never changed",
+    ),
+    "onboardings": _Rules(
+        "onboardings",
+        ("tenant_name",),
+        None,
+        "",
+        _changed("onboardings"),
+        "an onboarding keeps the identity and the ExternalId that were handed over",
     ),
 }
 

@@ -29,6 +29,7 @@ class TenantSummary:
         name: Its name.
         suspended: Whether it is suspended.
         erased: Whether all its keys are destroyed.
+        pii_encryption: Whether PII encryption is on for it.
         keyset_id: As in the headers of its sealed values.
         version: Its ACTIVE data-key version, or None.
         kms_key_arn: The KMS key that wraps its KEK, or None.
@@ -41,6 +42,7 @@ class TenantSummary:
     name: str
     suspended: bool
     erased: bool
+    pii_encryption: bool
     keyset_id: int
     version: int | None
     kms_key_arn: str | None
@@ -172,6 +174,7 @@ def summaries(connection: Connection) -> list[TenantSummary]:
             tenants.c.name,
             tenants.c.suspended,
             _ERASED,
+            policies.c.pii_encryption,
             tenants.c.keyset_id,
             keys.c.version,
             keks.c.kms_key_arn,
@@ -179,14 +182,15 @@ def summaries(connection: Connection) -> list[TenantSummary]:
             keys.c.due_at,
             key_use.c.reserved,
         )
-        .outerjoin_from(tenants, keks, _ACTIVE_KEK)
+        .outerjoin_from(tenants, policies, policies.c.tenant_uid == tenants.c.uid)
+        .outerjoin(keks, _ACTIVE_KEK)
         .outerjoin(keys, _ACTIVE_KEY)
         .outerjoin(key_use, _USE)
         .order_by(tenants.c.name)
     )
     return [
-        TenantSummary(bytes(uid), name, suspended, bool(erased), *rest)
-        for uid, name, suspended, erased, *rest in connection.execute(query)
+        TenantSummary(bytes(uid), name, suspended, bool(erased), bool(is_on), *rest)
+        for uid, name, suspended, erased, is_on, *rest in connection.execute(query)
     ]
 
 

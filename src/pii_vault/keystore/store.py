@@ -28,6 +28,7 @@ from .adoption_steps import add_step, last_steps, steps
 from .change import Change, SupersededError
 from .engine import own_engine
 from .impatience import impatient
+from .onboardings import Onboardings
 from .rows import AuditKeyRecord
 from .schema import application, audit, audit_keys, key_use, tenants
 from .schema_change import schema_change
@@ -412,6 +413,11 @@ class KeyStore:
                 f"somebody else has just taken a step with the adoption of {step.context!r}",
                 hint="look where it stands now: pii-vault adopt status",
             ) from None
+
+    @property
+    def onboardings(self) -> Onboardings:
+        """What is arranged with customers before their first keys exist."""
+        return Onboardings(self._transaction)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -1,4 +1,4 @@
-"""Register tenants, and change what is agreed about them: rotation period, terms, suspension."""
+"""Register tenants, and change what is agreed about them: rotation period, terms, suspension, PII encryption."""
 
 from __future__ import annotations
 
@@ -98,6 +98,29 @@ def set_suspended(parts: Parts, name: str, suspended: bool, reason: str) -> bool
             change.evict()
             event = Event.TENANT_SUSPENDED if suspended else Event.TENANT_RESUMED
             page.write(change, event, reason=reason, tenant=replace(snapshot.tenant, suspended=suspended))
+        parts.keyring.evict(name)
+        return True
+
+    return decided(name, attempt)
+
+
+def set_pii_encryption(parts: Parts, name: str, is_on: bool, reason: str) -> bool:
+    """Turn PII encryption on or off for a tenant; return False when it was so already.
+
+    No key and no value changes. Other processes notice when they look at the key store next, within seconds.
+    """
+
+    def attempt() -> bool:
+        snapshot = parts.store.load(name)
+        policy = snapshot.tenant.policy
+        if policy.pii_encryption is is_on:
+            return False
+        changed = replace(snapshot.tenant, policy=replace(policy, pii_encryption=is_on))
+        page = parts.ledger.page(changed, snapshot)
+        with parts.store.change(snapshot) as change:
+            change.set_policy(changed.policy)
+            change.evict()
+            page.write(change, Event.TENANT_CHANGED, reason=reason, tenant=changed)
         parts.keyring.evict(name)
         return True
 

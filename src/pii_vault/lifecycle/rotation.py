@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..audit.facts import Event
-from ..errors import KeyRecordError, KeyValidationError, TenantSuspendedError
+from ..errors import KeyRecordError, KeyValidationError
 from ..hierarchy import Kek
-from ..keyring import kms_key
+from ..keyring import check_in_use, kms_key
 from ..keys import KeyRecord, KeyState, Purpose
 from ..keystore import Snapshot, SupersededError
 from . import issue
@@ -55,7 +55,7 @@ def rotate(parts: Parts, name: str, reason: Reason, *, instead_of: int | None = 
             another one is ACTIVE by then, somebody else was faster and nothing is done.
 
     Raises:
-        TenantNotFoundError, TenantSuspendedError, KeyStoreError
+        TenantNotFoundError, TenantSuspendedError, PiiEncryptionDisabledError, KeyStoreError
         KeyStateError: the tenant has used up all 65535 versions.
         KeyValidationError, KeyRecordError: the new version did not pass a check; it is withdrawn.
         KmsError: the KMS refuses or does not answer; the present version stays ACTIVE.
@@ -149,10 +149,14 @@ def _index_key_of_an_older_tenant(parts: Parts, snapshot: Snapshot, kek: Kek) ->
 
 
 def usable(parts: Parts, name: str) -> Snapshot:
-    """Return the records of a tenant that is not suspended."""
+    """Return the records of a tenant whose keys may be used.
+
+    One for which PII encryption is not on gets its first data key all the same: its KMS is proven to work when it is
+    registered, and turning it on asks nobody.
+    """
     snapshot = parts.store.load(name)
-    if snapshot.tenant.suspended:
-        raise TenantSuspendedError(f"tenant {name!r} is suspended", hint="resume it first")
+    if snapshot.tenant.suspended or any(key.epoch for key in snapshot.data_keys):
+        check_in_use(snapshot.tenant)
     return snapshot
 
 

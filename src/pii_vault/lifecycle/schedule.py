@@ -104,7 +104,10 @@ def _look_at(parts: Parts, name: str, ahead: timedelta, dry_run: bool) -> Due:
     active = snapshot.active
     if snapshot.tenant.suspended:
         return _due(snapshot, Step.SKIPPED, "suspended")
-    if active is None and any(key.epoch for key in snapshot.data_keys):
+    was_active = any(key.epoch for key in snapshot.data_keys)
+    if was_active and not snapshot.tenant.policy.pii_encryption:
+        return _due(snapshot, Step.SKIPPED, "PII encryption is off")
+    if active is None and was_active:
         # Somebody took it out of use, and only somebody may put another one in its place.
         return _due(snapshot, Step.SKIPPED, "no active key: rotate it by hand")
     if snapshot.tenant.policy.follows_kms:

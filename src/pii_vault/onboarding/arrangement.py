@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from ..errors import ConfigurationError
+from ..keystore import Way
 
 MIN_ROTATION_DAYS: Final = 90
 MAX_ROTATION_DAYS: Final = 2560
@@ -25,16 +25,6 @@ _ROLE: Final = re.compile(rf"arn:({_PARTITION}):iam::\d{{12}}:role/[\w+=,.@/-]{{
 _KEY: Final = re.compile(rf"arn:({_PARTITION}):kms:([a-z0-9-]+):(\d{{12}}):key/(mrk-)?[0-9a-f-]{{8,64}}")
 _EXTERNAL_ID: Final = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 _ALIAS: Final = re.compile(r"[A-Za-z0-9/_-]{1,200}")
-
-
-class Way(StrEnum):
-    """Who makes the KMS key."""
-
-    SHARED = "shared"
-    """The customer makes it and shares its ARN."""
-
-    CREATED = "created"
-    """We make it, in the customer's account, through a role that the customer lends us for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,33 @@ def test_a_suspended_tenant_is_dark_until_it_is_resumed(local: Operator, monkeyp
     vault.close()
 
 
+def test_pii_encryption_is_a_feature_that_a_tenant_has_or_has_not(local: Operator) -> None:
+    said = local.run("tenant", "add", "acme", *local.kms.new_key(), "--pii-encryption", "off").out
+    assert re.fullmatch(r"tenant acme is registered, keyset [0-9a-f]{8}; PII encryption is off for it\n", said)
+    found = local.json("tenant show", "acme")
+    assert (found["pii_encryption"], found["suspended"], found["key_version"]) == (False, False, 1)
+    shown = local.run("tenant", "show", "acme").out
+    assert re.search(r"^PII encryption +off: neither seals nor opens$", shown, re.MULTILINE)
+    assert local.rows("tenant", "list")[0][1] == "off"
+    refusal = "PII encryption is not on for tenant 'acme' (pii-vault tenant set acme --pii-encryption on)"
+    assert refusal in local.fails("key", "rotate", "acme")
+    local.run("tenant", "suspend", "acme")
+    assert local.rows("tenant", "list")[0][1] == "suspended"
+    assert "is suspended (resume it first)" in local.fails("key", "rotate", "acme")
+    local.run("tenant", "resume", "acme")
+    assert refusal in local.fails("key", "rotate", "acme")
+    said = local.run("tenant", "set", "acme", "--pii-encryption", "on", "--reason", "order 7").out
+    assert said == "tenant acme: PII encryption is on\n"
+    assert local.rows("tenant", "list")[0][1] == "in use"
+    assert local.json("tenant list")[0]["pii_encryption"] is True
+    assert [row[3:] for row in local.rows("audit", "log", "acme")][-1][:1] == ["tenant.changed"]
+    assert "order 7" in local.run("audit", "log", "acme").out
+    local.run("key", "rotate", "acme")
+    assert local.json("audit verify", "acme")[0]["problems"] == []
+    assert "'maybe' is not one of" in local.fails("tenant", "set", "acme", "--pii-encryption", "maybe", code=2)
+    assert "belongs to --pii-encryption" in local.fails("tenant", "set", "acme", "--reason", "x", "--ttl", "1", code=2)
+
+
 def open_scope(vault: Vault) -> None:
     with vault.tenant("acme"):
         pass
