@@ -190,11 +190,15 @@ class TwoAccounts:
         """Name what must be denied and is not."""
         return [name for name, probe in self._probes().items() if not _denied(probe)]
 
+    def leaks(self) -> bool:
+        """Tell whether there is any open door."""
+        return any(not _denied(probe) for probe in self._probes().values())
+
     def _probes(self) -> dict[str, Probe]:
         return {
-            **self._context_probes(),
             **(self._direct_probes() if self.arrangement.direct else self._role_probes()),
             **self._stranger_probes(),
+            **self._context_probes(),
             **({} if self.existing else self.management_probes()),
         }
 
