@@ -139,8 +139,8 @@ output "key_policy" {{
 def _provisioning(arrangement: Arrangement) -> list[str]:
     return [
         """\
-# We make the key through this role, once. Delete the role and its policy when we have told you the key's ARN: take
-# the next three blocks and the output away, and apply again.
+# We make the key through this role, once. Delete the role when we have told you the key's ARN: take away everything
+# from here to the end of the file, and apply again.
 """,
         *_role("provisioning", arrangement.provisioning_role, policies.provisioning_role_trust(arrangement)),
         _local("provisioning_role_permissions", policies.provisioning_role_permissions(arrangement)),

@@ -84,13 +84,26 @@ def test_what_is_handed_over(name: str, names: str) -> None:
     assert sorted(texts(EVERY_WAY[name])) == names.split()
 
 
+MAKERS = {
+    "key-policy.json": (policies.key_policy, "key"),
+    "access-role-trust.json": (policies.access_role_trust, "trust"),
+    "provisioning-role-trust.json": (policies.provisioning_role_trust, "trust"),
+    "provisioning-role-permissions.json": (policies.provisioning_role_permissions, "identity"),
+    "our-runtime-policy.json": (policies.runtime_identity, "identity"),
+    "our-rotation-policy.json": (policies.rotation_identity, "identity"),
+    "our-provisioning-policy.json": (policies.provisioning_identity, "identity"),
+}
+
+
 @WAYS
-def test_json_documents_are_well_formed(one: Arrangement) -> None:
+def test_json_documents_are_the_policies(one: Arrangement) -> None:
     for name, text in texts(one).items():
         if name == "key-statements.json":
+            assert json.loads(text) == policies.key_statements(one)
             assert faults({"Version": "2012-10-17", "Statement": json.loads(text)}, "key") == []
         elif name.endswith(".json"):
-            kind = "key" if name == "key-policy.json" else "trust" if name.endswith("-trust.json") else "identity"
+            make, kind = MAKERS[name]
+            assert json.loads(text) == make(one)
             assert faults(json.loads(text), kind) == [], name
 
 
