@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -98,15 +99,23 @@ def doctor(
 
 
 def _show(found: Sequence[Finding]) -> None:
+    on_terminal = sys.stdout.isatty()
     for group, head in _HEADS.items():
         rows = [each for each in found if each.group == group]
-        columns = {head: FIXED, "result": FIXED, "finding": TEXT, "what to change": TEXT}
         # A pipe has no heads, so its lines name the group.
-        output.show_rows(
-            columns,
-            [(group, each.check, str(each.verdict), each.finding, each.change or "") for each in rows],
-            otherwise=(
-                columns,
-                [(each.check, _WORDS[each.verdict], each.finding, each.change or "") for each in rows],
-            ),
-        )
+        lines = [(group, each.check, str(each.verdict), each.finding, each.change or "") for each in rows]
+        cells = [(each.check, _WORDS[each.verdict], each.finding) for each in rows]
+        shown = ({head: FIXED, "result": FIXED, "finding": TEXT}, cells)
+        output.show_rows(dict.fromkeys(Examined.__dataclass_fields__, FIXED), lines, otherwise=shown)
+        if on_terminal:
+            _show_changes(rows)
+
+
+def _show_changes(found: Sequence[Finding]) -> None:
+    """Print below a table what is to be changed: conditions of policies are too long for a column, and are copied."""
+    changes = [each for each in found if each.change]
+    if changes:
+        print("\nTo change:")
+    for each in changes:
+        output.show_text(f"{each.check}: {each.change}")
+    print()

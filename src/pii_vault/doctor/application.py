@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine, Inspector, MetaData, Table, inspect
 from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
-from sqlalchemy.types import BINARY, BLOB, VARBINARY, LargeBinary, TypeEngine
+from sqlalchemy.types import TypeEngine
 
 from ..envelope import OVERHEAD_BYTES, TOKEN_BYTES
 from ..errors import ConfigurationError, PiiVaultError
@@ -19,7 +19,7 @@ from ..orm.encrypted_type import EncryptedType
 from ..orm.session import session_attachment
 from ..reencryption.coverage import Coverage, Stored, coverage
 from ..reencryption.headers import Other
-from .findings import Finding, Group, Verdict, failure
+from .findings import Finding, Group, Verdict
 
 _OURS: Final = Group.OURS
 
@@ -186,7 +186,7 @@ def _stored(engine: Engine, tables: dict[Table, list[str]], metadata: Any, store
     try:
         found = coverage(store, engine, metadata, estimate=True)
     except PiiVaultError as error:
-        yield failure(_OURS, "plaintext", error)
+        yield Finding(_OURS, "plaintext", Verdict.NOT_MADE, str(error.args[0]), error.hint)
         return
     yield from _values(found)
 
@@ -230,9 +230,9 @@ def _column_types(engine: Engine, tables: dict[Table, list[str]]) -> Iterator[Fi
                 place = f"{table.fullname}.{name}"
                 if name not in real:
                     missing.append(place)
-                elif not isinstance(real[name], LargeBinary | BLOB | BINARY | VARBINARY):
+                elif not _holds_bytes(real[name]):
                     wrong.append(f"{place} is {real[name]}")
-                elif (reason := _too_narrow(real[name], table.columns[_key(table, name)].type)) is not None:
+                elif (reason := _too_narrow(engine, real[name], table.columns[_key(table, name)].type)) is not None:
                     narrow.append(f"{place} {reason}")
     except SQLAlchemyError as error:
         finding = f"the columns cannot be looked at: {type(error).__name__}"
@@ -264,9 +264,18 @@ def _key(table: Table, name: str) -> str:
     return next(each.key for each in table.columns if each.name == name)
 
 
-def _too_narrow(real: TypeEngine[Any], kind: Any) -> str | None:
+def _holds_bytes(real: TypeEngine[Any]) -> bool:
+    try:
+        return real.python_type is bytes
+    except NotImplementedError:  # a type that SQLAlchemy does not know
+        return False
+
+
+def _too_narrow(engine: Engine, real: TypeEngine[Any], kind: Any) -> str | None:
     """Say how much room a column has, where it may be too little for what it is to hold."""
-    length = getattr(real, "length", None) or _LIMITS.get(type(real).__name__)
+    length = getattr(real, "length", None)
+    if length is None and engine.dialect.name in ("mysql", "mariadb"):
+        length = _LIMITS.get(type(real).__name__)
     if length is None:
         return None
     room = length - OVERHEAD_BYTES - TOKEN_BYTES * len(kind.slots)
@@ -276,7 +285,7 @@ def _too_narrow(real: TypeEngine[Any], kind: Any) -> str | None:
 
 
 _LIMITS: Final = {"TINYBLOB": 255, "BLOB": 65_535}
-"""MySQL's types that end early; a BLOB elsewhere does not, and is of another class there."""
+"""How many bytes MySQL's and MariaDB's types hold that end early. Elsewhere a BLOB does not."""
 
 
 # An engine that is asynchronous.

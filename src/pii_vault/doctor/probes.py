@@ -143,7 +143,7 @@ class Probing:
         if prober.probe_role(self._key) is Ruling.DENIED:
             raise KmsDeniedError(f"role {self._key.role_arn} cannot be assumed", code="AccessDenied")
         self._has_role = True
-        return f"{self._key.role_arn} is assumed" + (" with its ExternalId" if self._key.external_id else "")
+        return "the role is assumed" + (" with its ExternalId" if self._key.external_id else "")
 
     def _describes(self) -> str:
         described = check_kms_key(self._kms.describe, self._contexts.tenant, self._key)
