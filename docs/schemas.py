@@ -15,7 +15,7 @@ from pii_vault.cli.reports import kinds
 FOLDER = Path(__file__).with_name("schemas")
 PAGE = Path(__file__).with_name("json.md")
 
-TABLE = re.compile(r"(<!-- members(?: of (?P<member>\w+))?: (?P<command>.+?) -->\n).*?(?=\n\n)", re.DOTALL)
+TABLE = re.compile(r"(<!-- members(?: of (?P<member>[\w.]+))?: (?P<command>.+?) -->\n).*?(?=\n\n)", re.DOTALL)
 """A table of members in the page, behind a comment that names a command that prints them; or of what is in a member."""
 
 
@@ -40,9 +40,14 @@ def described(item: type) -> dict[str, typing.Any]:
     made = TypeAdapter(item).json_schema(mode="serialization")
     said, types = meanings(item), typing.get_type_hints(item)
     for name, member in made["properties"].items():
-        if "$ref" in member.get("items", {}):
-            (inner,) = typing.get_args(types[name])
-            member["items"] = described(inner)
+        array = member if "items" in member else next(iter(member.get("anyOf", ())), {})
+        if "$ref" in array.get("items", {}):
+            array["items"] = described(held(types[name]))
+        elif "$ref" in array:
+            array.update(described(held(types[name])))
+            del array["$ref"]
+        elif "$ref" in member:
+            made["properties"][name] = described(types[name])
     return {
         "type": "object",
         "description": item.__doc__.partition("\n")[0],
@@ -51,6 +56,13 @@ def described(item: type) -> dict[str, typing.Any]:
         },
         "required": made["required"],
     }
+
+
+def held(kind: typing.Any) -> type:
+    """Return the dataclass that is in an array, or may be null."""
+    while arguments := [each for each in typing.get_args(kind) if each not in (type(None), ...)]:
+        (kind,) = arguments
+    return kind
 
 
 def plain(member: dict[str, typing.Any]) -> dict[str, typing.Any]:
@@ -74,7 +86,8 @@ def table(command: str, member: str | None = None) -> str:
     found = schema(command)
     members = found.get("items", found)["properties"]
     if member is not None:
-        members = members[member]["items"]["properties"]
+        for name in member.split("."):
+            members = members[name].get("items", members[name])["properties"]
     rows = [f"| `{name}` | {type_of(each)} | {each['description']} |" for name, each in members.items()]
     return "\n".join(["| member | type | meaning |", "|---|---|---|", *rows])
 

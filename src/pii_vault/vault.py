@@ -37,6 +37,9 @@ from .reencryption.indexing import Built, IndexRotation, IndexStatus
 from .reencryption.pacing import BATCH, Pace
 from .reencryption.reencrypt import Reencryption, reencrypt, reencrypt_part
 from .reencryption.running import Progress
+from .report.facts import Report
+from .report.gathering import report
+from .report.stored import tables_of
 from .scope import ReencryptionScope, Scope
 from .telemetry import telemetry
 
@@ -321,6 +324,31 @@ class Vault(KeyLife):
             TenantNotFoundError: nobody has this name.
         """
         return coverage(self._store, engine, metadata, tenant=tenant, estimate=estimate, progress=progress)
+
+    def report(
+        self,
+        tenant: str,
+        *,
+        metadata: MetaData | None = None,
+        engine: Engine | None = None,
+        tenant_column: str | None = None,
+        processes: int | None = None,
+        ask_kms: bool = True,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> Report:
+        """Gather what a customer may know about the protection of its data; `report.page.page` shows it as HTML.
+
+        Args:
+            tenant: The tenant's name; it may be suspended or erased.
+            metadata: The application's tables, to count values in; None to count none.
+            engine: On the application's database; together with `metadata`.
+            tenant_column: The column that says whose row it is: what is not sealed is counted in the tenant's rows.
+            processes: How many processes the application runs as, to reckon KMS requests a day.
+            ask_kms: Whether the customer's KMS is asked; every check on its key is made then.
+            progress: Told how many tables are done, of how many.
+        """
+        tables = tables_of(engine, metadata, tenant_column, progress)
+        return report(self._parts, self.audit, tenant, tables=tables, processes=processes, ask_kms=ask_kms)
 
     def index_status(self, tenant: str, *, metadata: MetaData, engine: Engine) -> list[IndexStatus]:
         """Say how far each index and token is for a tenant: how many values lack theirs, and whether it is searched.

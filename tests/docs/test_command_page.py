@@ -93,6 +93,7 @@ def test_every_command_asks_whom_the_page_says(
     for command in ("tenant suspend acme", "tenant resume acme", "tenant list", "tenant show acme", "key list acme"):
         run(command)
     run("key validate acme")
+    run("report acme")
     _narrow(strict_kms, own, url)
     run("doctor acme")
     run("key rotate acme")

@@ -92,6 +92,21 @@ def test_the_page_names_every_member_of_what_is_in_a_member() -> None:
         assert [each for each in found["properties"].values() if not each["description"].endswith(".")] == []
 
 
+def test_the_page_names_every_member_of_what_is_deeper_in_a_report() -> None:
+    section = SECTIONS[("report",)]
+    for place in re.findall(r"<!-- members of ([\w.]+): report -->", section):
+        found: dict[str, Any] = {"properties": members("report")}
+        for name in place.split("."):
+            found = found["properties"][name]
+            found = found.get("items", found)
+        text = section.partition(f"<!-- members of {place}: report -->")[2]
+        assert named_in(re.split(r"```json|<!-- members", text)[0]) == list(found["properties"])
+        assert found["required"] == list(found["properties"])
+        assert [each for each in found["properties"].values() if not each["description"].endswith(".")] == []
+    held = [name for name, each in members("report").items() if "properties" in each.get("items", each)]
+    assert set(held) == {each.partition(".")[0] for each in re.findall(r"members of ([\w.]+): report", section)}
+
+
 def named_in(table: str) -> list[str]:
     return re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
 

@@ -88,6 +88,12 @@ class Application:
     engine: Engine
 
     @property
+    def kms_key(self) -> str:
+        """The ARN of the KMS key of `acme`."""
+        arn: str = self.ops.json("tenant show", "acme")["kms_key_arn"]
+        return arn
+
+    @property
     def metadata(self) -> list[str]:
         return self.named("Base")
 

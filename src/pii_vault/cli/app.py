@@ -17,6 +17,7 @@ ORDER: Final = (
     "rewrap",
     "reencrypt",
     "coverage",
+    "report",
     "adopt",
     "audit",
     "kms",

@@ -314,6 +314,7 @@ class Cost:
 def kinds() -> dict[str, Any]:
     """Return the type of the document that each command prints with ``--json``; `audit anchor` always does."""
     from ..audit.reading import Anchor
+    from ..report.facts import Report
     from .adoption_reports import AdoptionFound
     from .coverage_reports import Covered
     from .doctor_reports import Examined
@@ -351,6 +352,7 @@ def kinds() -> dict[str, Any]:
         "rewrap --all": list[RewrappedTenant],
         "reencrypt": list[Reencrypted],
         "coverage": Covered,
+        "report": Report,
         "adopt status": list[AdoptionFound],
         "adopt next": AdoptionFound,
         "adopt rollback": AdoptionFound,

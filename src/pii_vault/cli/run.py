@@ -25,6 +25,7 @@ from . import (  # noqa: F401 - they add their commands
     options,
     planning,
     reencrypting,
+    reporting,
     rewrapping,
     tenants,
 )

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
+    ColumnElement,
     Engine,
     MetaData,
     Result,
@@ -117,6 +119,7 @@ def coverage(
     *,
     tenant: str | None = None,
     estimate: bool = False,
+    only: Mapping[str, ColumnElement[bool]] = MappingProxyType({}),
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Coverage:
     """Say of all encrypted columns which data keys their values were sealed with. One query a table.
@@ -127,6 +130,7 @@ def coverage(
         metadata: The application's tables.
         tenant: Count only what this tenant's keys have sealed.
         estimate: On PostgreSQL, look only at a sample of a table that is larger than `SAMPLE`.
+        only: Conditions on rows, by the full names of tables; of a table without one, all rows are counted.
         progress: Told how many tables are done, of how many.
 
     Raises:
@@ -140,7 +144,7 @@ def coverage(
     found, looked = [], []
     for number, each in enumerate(tables):
         share = _share(engine, each) if estimate else 1.0
-        query = grouped(each, keyset_id, 100 * share, secrets.randbelow(2**31))
+        query = grouped(each, keyset_id, 100 * share, secrets.randbelow(2**31), only.get(each.fullname))
         tally = _read(engine, each.fullname, query, lambda rows: _tally(rows, known))
         found += [(number, place, key, round(count / share)) for (place, key), count in tally.items()]
         looked.append(Looked(each.fullname, share))

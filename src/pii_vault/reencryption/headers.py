@@ -99,7 +99,9 @@ def has_tokens(stored: ColumnElement[bytes]) -> ColumnElement[bool]:
     return part(stored, TOKENS) != literal(b"\0", LargeBinary)
 
 
-def grouped(table: Table, keyset_id: int | None, percent: float, seed: int) -> Any:
+def grouped(
+    table: Table, keyset_id: int | None, percent: float, seed: int, only: ColumnElement[bool] | None = None
+) -> Any:
     """Return one query that counts the values of all columns of a table.
 
     Its rows are a column's place, what its values have in common (`read_group`), and how many they are.
@@ -109,6 +111,7 @@ def grouped(table: Table, keyset_id: int | None, percent: float, seed: int) -> A
         keyset_id: Count only what a tenant's keys have sealed; None for everything.
         percent: How much of the table's pages to look at; a sample is possible on PostgreSQL only.
         seed: Which sample: all columns are looked at on the same pages.
+        only: In which rows; None for all.
     """
     queries = []
     for place, each in enumerate(table.columns):
@@ -119,6 +122,8 @@ def grouped(table: Table, keyset_id: int | None, percent: float, seed: int) -> A
         what: Select[Any] = select(_group(stored).label("what"))
         if keyset_id is not None:
             what = what.where(of_keyset(stored, keyset_id))
+        if only is not None:
+            what = what.where(only)
         # Grouped by a name: PostgreSQL would not see that an expression with parameters is the same one twice.
         inner = what.subquery()
         chosen = select(literal_column(str(place)).label("place"), inner.c.what, func.count().label("count"))
