@@ -30,6 +30,16 @@ _STATES: Final = {
 }
 
 
+_REASONS: Final = {
+    "initial": "the first key",
+    "scheduled": "on schedule",
+    "forced": "by hand",
+    "compromised": "the earlier one was compromised",
+    "kms-rotation": "the KMS key was rotated",
+    "limit": "the earlier one was used up",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A part of a bar.
@@ -57,6 +67,8 @@ def page(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "day": day,
+        "date": date,
+        "why": why,
         "instant": instant,
         "number": number,
         "duration": duration,
@@ -73,6 +85,16 @@ def page(report: Report) -> str:
 def day(when: datetime | None) -> str:
     """Return a date that nobody takes for another one, such as 7 November 2026."""
     return f"{when.day} {when:%B %Y}" if when is not None else NOTHING
+
+
+def date(when: datetime | None) -> str:
+    """Return a date as tables have it."""
+    return f"{when:%Y-%m-%d}" if when is not None else NOTHING
+
+
+def why(reason: str) -> str:
+    """Return in words why a key was made."""
+    return _REASONS.get(reason, reason)
 
 
 def instant(when: datetime | None) -> str:
