@@ -60,7 +60,17 @@ _READ: Final = (
 )
 _ADMINISTRATION: Final = (*_LOOK_AT_HOME, *_READ, *_CHANGE)
 # Encrypt would let us write under the key without the KMS making the key material, and a grant outlives a policy.
-_NEVER: Final = ("kms:CreateGrant", "kms:Encrypt", "kms:GenerateDataKeyPair", "kms:RetireGrant", *_CHANGE)
+_NEVER: Final = (
+    "kms:CreateGrant",
+    "kms:DeleteImportedKeyMaterial",
+    "kms:Encrypt",
+    "kms:GenerateDataKeyPair",
+    "kms:GenerateDataKeyPairWithoutPlaintext",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ImportKeyMaterial",
+    "kms:RetireGrant",
+    *_CHANGE,
+)
 
 
 def key_policy(arrangement: Arrangement) -> Document:

@@ -151,3 +151,36 @@ def test_what_is_not_arranged_is_refused(make: Callable[[Arrangement], object], 
     with pytest.raises(ConfigurationError, match=says) as caught:
         make(one)
     assert "'acme'" in str(caught.value)
+
+
+def test_whatever_changes_or_uses_a_symmetric_key_is_granted_or_denied_by_name() -> None:
+    """So that an action that AWS adds is looked at: it fails here when botocore brings it."""
+    other_kinds = {
+        "Decapsulate",
+        "Encapsulate",
+        "DeriveSharedSecret",
+        "GenerateMac",
+        "GetParametersForImport",
+        "GetPublicKey",
+        "Sign",
+        "Verify",
+        "VerifyMac",
+    }
+    without_a_key = {
+        name
+        for name in operations()
+        if "CustomKeyStore" in name or name in {"CreateKey", "GenerateRandom", "ListAliases", "ListKeys"}
+    }
+    reading = {"GetKeyLastUsage", "GetKeyPolicy", "ListGrants", "ListKeyPolicies", "ListResourceTags"}
+    reading |= {"ListRetirableGrants"}
+    looking, never = policies.key_policy(arrangement())["Statement"][-2:]
+    granted = {"GenerateDataKey", "Decrypt", "ReEncrypt", *(name.removeprefix("kms:") for name in looking["Action"])}
+    denied = {name.removeprefix("kms:") for name in never["Action"]}
+    assert granted.isdisjoint(denied)
+    assert operations() == granted | denied | reading | without_a_key | other_kinds
+
+
+def operations() -> set[str]:
+    import botocore.session
+
+    return set(botocore.session.get_session().get_service_model("kms").operation_names)
