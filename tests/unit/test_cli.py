@@ -53,6 +53,7 @@ ARGUMENTS = {
     "rotate": ["--due"],
     "rewrap": ["acme"],
     "reencrypt": ["acme", "--metadata", "pii_vault.keystore.schema:metadata"],
+    "report": ["acme"],
     "coverage": ["--metadata", "pii_vault.keystore.schema:metadata"],
     "adopt status": ["--metadata", "pii_vault.keystore.schema:metadata"],
     "adopt next": ["people.email", "--metadata", "pii_vault.keystore.schema:metadata", "--tenant", "acme"],

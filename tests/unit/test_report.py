@@ -173,6 +173,8 @@ def test_a_kms_that_refuses_hides_no_check_of_our_own_records() -> None:
     refused = replace(KEY, answer="refused", state=None, failure="no")
     checks = (CheckFacts("kms-unwrap", False, "no"), CheckFacts("record-stored", False, "changed"))
     assert of(replace(GOOD, kms_key=refused, checks=checks)) == [("kms", True), ("check", True)]
+    disabled = replace(KEY, state="Disabled")
+    assert of(replace(GOOD, kms_key=disabled, checks=checks)) == [("kms_key", True), ("check", True)]
 
 
 @pytest.mark.parametrize(

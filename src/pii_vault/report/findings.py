@@ -153,9 +153,10 @@ def _of_kms(found: Found) -> Iterator[Finding]:
         yield _problem("kms", f"The KMS could not be asked: {key.failure}", "make the report again later")
     elif key.state not in (None, "Enabled"):
         yield _problem("kms_key", f"The KMS key is {key.state}.", "its owner enables it, or cancels its deletion")
+    # What a KMS does not do because it refuses us, or because its key is not enabled, is one finding, and not many.
+    told = key.answer == Answer.REFUSED or key.state not in (None, "Enabled")
     for each in found.checks:
-        # What a KMS that refuses does not let us check is one finding, and not many.
-        if each.passed is False and not (key.answer == Answer.REFUSED and each.check.startswith("kms-")):
+        if each.passed is False and not (told and each.check.startswith("kms-")):
             yield _problem("check", f"The check {each.check} failed: {each.finding}")
     if key.ours:
         text = "The keys lie under the provider's own KMS key: this tenant has not brought one."

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text, update
 from tests.support.application import ROWS, Application
-from tests.support.operator import Operator
-from tests.support.reported import PLAINTEXT, go_wrong, live, write_raw
+from tests.support.operator import Operator, StrictKeys, operator
+from tests.support.reported import PLAINTEXT, go_wrong, live
+from tests.support.strict_kms import FaultRule, StrictKms
 
-from pii_vault.keystore.schema import audit, keks
+from pii_vault.keystore import KeyStore
+from pii_vault.keystore.schema import audit, keks, keys
+from pii_vault.stages import AdoptionRecord, Stage
 
 IN_ROWS = ("--tenant-column", "tenant_id", "--processes", "4")
 
@@ -121,8 +125,8 @@ def test_what_nobody_asked_for_is_said_and_is_not_taken_for_in_order(ops: Operat
 def test_a_revoked_key_is_one_finding_and_the_page_is_written(app: Application, tmp_path: Path) -> None:
     app.ops.kms.disable(app.kms_key)
     report = told(app, code=1)
-    assert [each for each in real_problems(report) if each.startswith("kms")] == ["kms_key"] or is_strict(app)
-    assert report["kms_key"]["state"] in ("Disabled", None)
+    assert real_problems(report) == ["kms_key"]
+    assert report["kms_key"]["state"] == "Disabled"
     app.ops.run("report", "acme", "--out", str(tmp_path / "page.html"), code=1)
     assert "Disabled" in (tmp_path / "page.html").read_text("utf-8")
 
@@ -194,6 +198,33 @@ def test_names_from_elsewhere_are_text_on_the_page(local: Operator, tmp_path: Pa
 
 
 def test_an_adoption_that_has_begun_may_have_left_plaintext(local_app: Application) -> None:
-    write_raw(local_app, "acme", b"x")
+    until = datetime.now(UTC) + timedelta(days=2)
+    step = AdoptionRecord(
+        *("patients.mail", 1, Stage.FILLED, "patients", "mail", "email", until, 20, datetime.now(UTC), "ops")
+    )
+    KeyStore(local_app.engine).add_adoption_step(step)
     report = told(local_app, code=1)
-    assert "stored" in kinds(report)
+    assert real_problems(report) == ["adoption"]
+    assert kinds(report, problem=False) == ["fallback"]
+
+
+def test_a_kms_that_lets_us_in_no_longer_and_one_that_does_not_answer(postgres_url: str, strict_kms: StrictKms) -> None:
+    with operator(postgres_url, StrictKeys(strict_kms)) as ops:
+        ops.run("tenant", "add", "acme", *ops.kms.new_key())
+        arn = ops.json("tenant show", "acme")["kms_key_arn"]
+        strict_kms.script(FaultRule("DescribeKey", key=arn, times=None, error="KMSInternalException"))
+        report = ops.json("report", "acme", code=1)
+        assert (report["kms_key"]["answer"], kinds(report), report["checks"]) == ("failed", ["kms"], [])
+        strict_kms.clear_script()
+        strict_kms.deny_all(arn)
+        report = ops.json("report", "acme", code=1)
+        assert (report["kms_key"]["answer"], kinds(report)) == ("refused", ["kms"])
+        assert report["audit"]["verified"] is True  # our own KMS has not refused
+
+
+def test_an_overdue_rotation_is_a_problem_after_a_day(local_app: Application) -> None:
+    late = datetime.now(UTC) - timedelta(days=2)
+    local_app.ops.alter(update(keys).where(keys.c.state == "active", keys.c.purpose == "data").values(due_at=late))
+    report = told(local_app, code=1)
+    assert report["rotation"]["overdue"] is True
+    assert "rotation" in kinds(report)
