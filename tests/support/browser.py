@@ -25,6 +25,8 @@ TIMEOUT = 60.0
 
 _OPTIONS = (
     "--headless",
+    # Its sandbox works neither for root nor in many containers; what is opened are our own pages.
+    "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
@@ -78,8 +80,7 @@ class Browser:
         self._unread = b""
         self._number = 0
         self._loaded = False
-        # Its sandbox does not work for root.
-        options = [*_OPTIONS, f"--user-data-dir={self._folder}", *(["--no-sandbox"] if os.getuid() == 0 else [])]
+        options = [*_OPTIONS, f"--user-data-dir={self._folder}"]
         ours, theirs = _pipes()
         self._read, self._write = ours
         try:
