@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
     from .kms import KmsKeyOwner, KmsLifecycle
+    from .onboarding.arrangement import Arrangement
+    from .onboarding.onboard import KeyMaker
     from .vault import Vault
 
 FILE_NAME: Final = "pii-vault.toml"
@@ -40,6 +42,8 @@ FILE_VARIABLE: Final = "PII_VAULT_CONFIG"
 
 _PREFIX: Final = "PII_VAULT_"
 _PLACE: Final = re.compile(r"\(at (line \d+, column \d+|end of document)\)")
+_ROLE: Final = r"^arn:[^:]+:iam::\d{12}:role/.+$"
+_ROLE_NAMES: Final = "the ARN of an IAM role, arn:aws:iam::<account>:role/<name>"
 _ESCAPE: Final = "in a password, write % as %25 and @ as %40"
 
 
@@ -59,6 +63,9 @@ class Settings(BaseSettings):
         grace: How long they may be used beyond that while the KMS or the key store cannot be reached.
         rotation_days: How often data keys are rotated, for tenants that name no period.
         actor: Who is written into the audit log; None for the system's user.
+        runtime_role: Our own role that the application runs as: what a customer's policies name.
+        rotation_role: Our own role that rotates, re-wraps and onboards; likewise.
+        provisioning_role: Our own role that makes KMS keys in customers' accounts, where it is we who make them.
     """
 
     model_config = SettingsConfigDict(
@@ -80,6 +87,9 @@ class Settings(BaseSettings):
     grace: float = Field(0.0, ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")
     rotation_days: int = Field(365, ge=1, le=3650, description="a whole number of days from 1 to 3650")
     actor: str | None = Field(None, min_length=1, max_length=255, description="a name of 1 to 255 characters")
+    runtime_role: str | None = Field(None, pattern=_ROLE, description=_ROLE_NAMES)
+    rotation_role: str | None = Field(None, pattern=_ROLE, description=_ROLE_NAMES)
+    provisioning_role: str | None = Field(None, pattern=_ROLE, description=_ROLE_NAMES)
 
     @field_validator("ttl", "grace", "rotation_days", mode="before")
     @classmethod
@@ -139,6 +149,25 @@ class Settings(BaseSettings):
         from .kms.aws_admin import AwsKeyOwner
 
         return AwsKeyOwner(endpoint_url=self.endpoint_url)
+
+    def make_key_maker(self, arrangement: Arrangement) -> KeyMaker:
+        """Make who makes a customer's KMS key: the role that the customer lends us, assumed.
+
+        Raises:
+            ConfigurationError: the KMS is a local one.
+            KmsDeniedError: the role cannot be assumed, or not yet.
+        """
+        if self.kms != "aws" or arrangement.provisioning_role is None:
+            raise ConfigurationError("only in AWS is a KMS key made by a role", hint="leave out --create-key")
+        from .kms.aws_provisioning import AwsProvisioning
+
+        return AwsProvisioning(
+            arrangement.provisioning_role,
+            arrangement.external_id,
+            arrangement.region,
+            through=arrangement.ours.provisioning,
+            endpoint_url=self.endpoint_url,
+        )
 
     def make_engine(self) -> Engine:
         """Make an engine on the key store's database.

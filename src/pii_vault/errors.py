@@ -30,6 +30,7 @@
     ├── AuditError                      the audit log is not what was written
     ├── BackfillError                   a column cannot be sealed, or opened, row by row; names the rows
     ├── AdoptionError                   a plaintext column is not so far on its way to a sealed one
+    ├── OnboardingError                 a customer is not so far on the way to its first key
     ├── KeyStateError                   the key's state forbids this use
     ├── KeyStoreError                   the key store's database failed or does not fit this release
     │   ├── KeyStoreBehindError         a replica was asked that does not know yet what the primary knows: try again
@@ -215,6 +216,10 @@ class AdoptionError(PiiVaultError):
 
 class AuditError(PiiVaultError):
     """The audit log, or its end, is not what was written."""
+
+
+class OnboardingError(PiiVaultError):
+    """The onboarding of a customer is not so far, or is over. Nothing was changed."""
 
 
 class KeyStateError(PiiVaultError):

@@ -27,6 +27,7 @@ from .lifecycle.ending import Destruction
 from .lifecycle.erasure import KeyDeletion
 from .lifecycle.evidence import Erasure, Remains
 from .lifecycle.parts import Parts
+from .onboarding.onboard import Onboarding
 from .orm.attachment import Attachment, attached
 from .orm.engine import attach_engine
 from .orm.session import attach_session
@@ -168,6 +169,14 @@ class Vault(KeyLife):
         address = self._parts.ledger.platform_key if key is None else KmsKey(key, role_arn, external_id)
         policy = Policy("", "", rotation_days, follows_kms, pii_encryption=pii_encryption)
         return registration.add_tenant(self._parts, name, address, policy, shared_key=shared_key)
+
+    def onboarding(self, tenant: str) -> Onboarding:
+        """Return a customer's way from an AWS account to its first key; docs/onboarding.md tells it.
+
+        Args:
+            tenant: The tenant's name. It need not be registered.
+        """
+        return Onboarding(self._parts, tenant)
 
     def tenants(self, *, even_erased: bool = False) -> list[str]:
         """Return the names of all tenants that are not erased. There is no scope for several: jobs go one by one.

@@ -32,6 +32,7 @@ SEALED = Header(0xFA, 0x6C5108A2, 258, 1).pack() + bytes(12) + b"abcd" + bytes(1
 WITH_TOKEN = Header(SUITE_ROW, 1, 65535, 200, 3, 2).pack() + bytes(32) + bytes(12) + bytes(16)
 
 ARGUMENTS = {
+    "onboard": ["acme", "--account", "111122223333", "--region", "eu-west-1"],
     "tenant add": ["acme"],
     "tenant show": ["acme"],
     "tenant set": ["acme", "--rotation-days", "90"],

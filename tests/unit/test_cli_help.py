@@ -11,6 +11,7 @@ ARN = "arn:aws:kms:eu-west-1:111122223333:key/0b1f7e52-3c1d-4a0e-9d8e-2f6a7c5b4d
 
 COMMANDS = [
     *("db upgrade", "db current", "db check"),
+    "onboard",
     *("tenant add", "tenant list", "tenant show", "tenant set", "tenant suspend", "tenant resume"),
     "tenant erase",
     *("key list", "key validate", "key rotate", "key evict", "key deactivate", "key compromise", "key destroy"),
@@ -45,6 +46,7 @@ def test_the_help_lists_commands_in_the_order_in_which_one_needs_them() -> None:
     assert listed == [
         *(
             "db",
+            "onboard",
             "tenant",
             "key",
             "doctor",
@@ -120,6 +122,11 @@ def test_without_a_command_it_prints_the_list_of_commands(group: str) -> None:
         ("rotate acme", "unexpected extra argument"),
         ("rotate --due --ahead -1", "--ahead"),
         ("rotate --due --ahead 99999999999", "--ahead"),
+        ("onboard", "Missing argument 'TENANT'"),
+        ("onboard acme --account 111122223333", "say where the customer's KMS key is"),
+        (f"onboard acme --key {ARN} --create-key", "give one of them"),
+        (f"onboard acme --key {ARN} --region us-east-1", "not those of --key"),
+        ("onboard acme --key alias/mine", "the full ARN of a KMS key"),
         ("tenant add", "Missing argument 'TENANT'"),
         (f"tenant add acme --key {ARN} --external-id x", "--external-id belongs to --role-arn"),
         ("tenant add acme --role-arn x", "belong to --key"),

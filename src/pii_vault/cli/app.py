@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 ORDER: Final = (
     "db",
+    "onboard",
     "tenant",
     "key",
     "doctor",

@@ -93,12 +93,13 @@ def doctor(
     if json:
         output.show_json("doctor", [Examined.of(each) for each in found])
     else:
-        _show(found)
+        show_findings(found)
     if any(each.verdict.is_bad for each in found):
         raise typer.Exit(FAILED)
 
 
-def _show(found: Sequence[Finding]) -> None:
+def show_findings(found: Sequence[Finding]) -> None:
+    """Print findings, a table for each group, and below it what is to be changed."""
     on_terminal = sys.stdout.isatty()
     for group, head in _HEADS.items():
         rows = [each for each in found if each.group == group]

@@ -321,12 +321,14 @@ def kinds() -> dict[str, Any]:
     from .documents import DestroyedKey, Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
     from .erasure_reports import Erased
     from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated, TokenPlan
+    from .onboarding_reports import OnboardingFound
     from .reencryption_reports import Reencrypted
 
     return {
         "db upgrade": Revision,
         "db current": Revision,
         "db check": SchemaStatus,
+        "onboard": OnboardingFound,
         "tenant add": TenantDetails,
         "tenant list": list[Tenant],
         "tenant show": TenantDetails,

@@ -22,6 +22,7 @@ from . import (  # noqa: F401 - they add their commands
     indexing,
     keys,
     looking,
+    onboarding,
     options,
     planning,
     reencrypting,

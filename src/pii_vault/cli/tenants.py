@@ -221,8 +221,9 @@ def tenant_set(
 ) -> None:
     """Change what is agreed with a tenant.
 
-    That is: how often its data key is rotated, how long its keys are held, and whether PII encryption is on for it. The day on which the present data key is due moves with the period. All processes follow at once: a rotation reads
-    what is agreed, and a process that holds the tenant's keys notices within seconds.
+    That is: how often its data key is rotated, how long its keys are held, and whether PII encryption is on for it. The
+    day on which the present data key is due moves with the period. All processes follow at once: a rotation reads what
+    is agreed, and a process that holds the tenant's keys notices within seconds.
     """
     if ttl is None and grace is not None:
         raise typer.BadParameter("--grace belongs to --ttl")

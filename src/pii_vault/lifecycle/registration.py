@@ -22,7 +22,15 @@ MAX_DAYS = 3650
 """The longest rotation period."""
 
 
-def add_tenant(parts: Parts, name: str, key: KmsKey, policy: Policy, *, shared_key: bool = False) -> TenantRecord:
+def add_tenant(
+    parts: Parts,
+    name: str,
+    key: KmsKey,
+    policy: Policy,
+    *,
+    shared_key: bool = False,
+    identity: Identity | None = None,
+) -> TenantRecord:
     """Register a tenant, with a KEK, an index key and a first data key from its KMS.
 
     Processes that register the same tenant at once end with one tenant and one key; one that was killed half-way is
@@ -34,6 +42,7 @@ def add_tenant(parts: Parts, name: str, key: KmsKey, policy: Policy, *, shared_k
         key: Its KMS key, or the platform's.
         policy: What is expected of the KMS key, and how often the data key is rotated.
         shared_key: Whether another tenant may have the same KMS key.
+        identity: Whose keys they are, where policies name that already; None for a fresh one.
 
     Raises:
         TenantExistsError: the name is registered with another KMS key.
@@ -49,7 +58,7 @@ def add_tenant(parts: Parts, name: str, key: KmsKey, policy: Policy, *, shared_k
             if not shared_key:
                 check_owner(parts, name, key)
             try:
-                known = _register(parts, name, key, policy)
+                known = _register(parts, name, key, policy, identity)
             except IntegrityError:
                 continue  # the name or the keyset id was taken meanwhile
         if not any(key.epoch for key in known.data_keys):
@@ -221,9 +230,10 @@ def _registered(parts: Parts, name: str, key: KmsKey) -> Snapshot | None:
     return snapshot
 
 
-def _register(parts: Parts, name: str, key: KmsKey, policy: Policy) -> Snapshot:
+def _register(parts: Parts, name: str, key: KmsKey, policy: Policy, identity: Identity | None) -> Snapshot:
     parts.kms.check_role(key)
-    identity = Identity(parts.store.app_uid(), primitives.random_uid(), primitives.random_u32())
+    if identity is None:
+        identity = Identity(parts.store.app_uid(), primitives.random_uid(), primitives.random_u32())
     tenant = TenantRecord(identity, name, suspended=False, created_at=parts.now(), policy=policy.expecting(key.arn))
     record, kek = issue.new_kek(parts, tenant, key, generation=1)
     index_key = issue.first_index_key(parts, tenant, key, kek)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import ConfigurationError
-from ..keystore import Way
+from ..keystore import Way as Way  # noqa: PLC0414
 
 MIN_ROTATION_DAYS: Final = 90
 MAX_ROTATION_DAYS: Final = 2560
