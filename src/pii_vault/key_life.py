@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,9 +12,9 @@ from .doctor.application import Application
 from .doctor.doctor import diagnose
 from .doctor.findings import Finding
 from .doctor.patience import Patience
-from .keys import KeyRecord, TenantRecord
+from .keys import KekRecord, KeyRecord, TenantRecord
 from .kms import KmsKey
-from .lifecycle import ending, registration, rewrap, rewrap_all, rotation, schedule, validation
+from .lifecycle import ending, registration, replicas, rewrap, rewrap_all, rotation, schedule, validation
 from .lifecycle.parts import Parts, Reason
 from .lifecycle.rewrap import Rewrap
 from .lifecycle.rewrap_all import Moved
@@ -56,6 +56,24 @@ class KeyLife:
             False when it was so already.
         """
         return registration.set_pii_encryption(self._parts, tenant, on, reason)
+
+    def set_replica_regions(self, tenant: str, regions: Sequence[str], reason: str = "") -> KekRecord:
+        """Say where a tenant's multi-Region KMS key has replicas, which unwrap while its own region is unavailable.
+
+        Only an outage leads there, and never to another key: a refusal anywhere is a refusal. Other processes follow
+        within 5 seconds of use.
+
+        Args:
+            tenant: The tenant's name.
+            regions: Regions in the order in which they are tried, ``["eu-central-1"]``; empty for none.
+            reason: Why, for the audit log.
+
+        Raises:
+            KmsConfigurationError: the KMS key is not a multi-Region key, or a region is none or named twice.
+            KeyValidationError: there is no enabled replica of the KMS key in a region.
+            KmsError: a region's KMS refuses to describe it, or does not answer.
+        """
+        return replicas.set_replica_regions(self._parts, tenant, tuple(regions), reason)
 
     def set_terms(self, tenant: str, *, ttl: int | None, grace: int = 0) -> TenantRecord:
         """Say for how long a tenant's keys are held in memory; all processes follow within 5 seconds of use.
@@ -140,6 +158,7 @@ class KeyLife:
         to: str | None = None,
         role_arn: str | None = None,
         external_id: str | None = None,
+        replica_regions: Sequence[str] = (),
         new_kek: bool = False,
         shared_key: bool = False,
         reason: str = "",
@@ -152,6 +171,7 @@ class KeyLife:
             to: The full ARN of the KMS key; None for the present one.
             role_arn: The role to assume for it, if any.
             external_id: The ExternalId for that role.
+            replica_regions: Where the other KMS key has replicas. Those of the present one are forgotten with it.
             new_kek: Make a new key-encryption key instead of re-encrypting the present one inside the KMS.
             shared_key: Whether another tenant may have the same KMS key.
             reason: Why, for the audit log.
@@ -160,7 +180,7 @@ class KeyLife:
         Returns:
             What was done, and what it promises, also against backups.
         """
-        key = KmsKey(to, role_arn, external_id) if to is not None else None
+        key = KmsKey(to, role_arn, external_id, tuple(replica_regions)) if to is not None else None
         return rewrap.rewrap(
             self._parts, tenant, key, new_kek=new_kek, shared_key=shared_key, reason=reason, dry_run=dry_run
         )

@@ -31,6 +31,7 @@ TABLE: Final = "pii_vault.table"
 CONTEXT: Final = "pii_vault.context"
 REASON: Final = "pii_vault.reason"
 ERROR: Final = "error.type"
+REGION: Final = "pii_vault.kms.region"
 
 
 class Lookup(StrEnum):
@@ -90,6 +91,9 @@ class Telemetry:
     def fell_back(self, context: str) -> None:
         """Count a value that was read from the plaintext column which a sealed one adopts."""
 
+    def opened_by_replica(self, region: str) -> None:
+        """Count a key that a replica of a multi-Region KMS key has unwrapped."""
+
     @contextmanager
     def fetching(self, *, ahead: bool) -> Iterator[None]:
         """Measure a fetch of a keyset."""
@@ -138,6 +142,11 @@ class OpenTelemetry(Telemetry):
         self._fallbacks: Final = meter.create_counter(
             "pii_vault.adoption.fallbacks", "{value}", "Values read from the plaintext column, by the column's context."
         )
+        self._replicas: Final = meter.create_counter(
+            "pii_vault.kms.replicas",
+            "{key}",
+            "Keys unwrapped by a replica, since the KMS key's region was unavailable.",
+        )
         self._holders: Final[WeakSet[Holder]] = WeakSet()
         meter.create_observable_gauge(
             "pii_vault.keyring.keysets", [self._count], "{keyset}", "Keysets that this process holds."
@@ -182,6 +191,11 @@ class OpenTelemetry(Telemetry):
     def fell_back(self, context: str) -> None:
         """Count it."""
         self._fallbacks.add(1, {CONTEXT: context})
+
+    def opened_by_replica(self, region: str) -> None:
+        """Count it, and say so on the span."""
+        self._replicas.add(1, {REGION: region})
+        self._event("pii_vault.replica", {REGION: region})
 
     @contextmanager
     def fetching(self, *, ahead: bool) -> Iterator[None]:

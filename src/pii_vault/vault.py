@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -144,6 +144,7 @@ class Vault(KeyLife):
         rotation_days: int | None = None,
         follows_kms: bool = False,
         pii_encryption: bool = True,
+        replica_regions: Sequence[str] = (),
     ) -> TenantRecord:
         """Register a tenant and make its first keys in its KMS. Doing it again changes nothing.
 
@@ -157,6 +158,7 @@ class Vault(KeyLife):
             follows_kms: Whether it is rotated as often as the KMS key is, and whenever that was.
             pii_encryption: Whether PII encryption is on for it. Off, it gets its keys, and nothing is sealed with them
                 until `set_pii_encryption`.
+            replica_regions: Where a multi-Region KMS key has replicas, as for `set_replica_regions`.
 
         Raises:
             TenantExistsError: the name is registered with another KMS key.
@@ -166,7 +168,11 @@ class Vault(KeyLife):
         """
         if not 1 <= len(name) <= 255:
             raise ConfigurationError("a tenant's name has 1 to 255 characters")
-        address = self._parts.ledger.platform_key if key is None else KmsKey(key, role_arn, external_id)
+        address = (
+            self._parts.ledger.platform_key
+            if key is None
+            else KmsKey(key, role_arn, external_id, tuple(replica_regions))
+        )
         policy = Policy("", "", rotation_days, follows_kms, pii_encryption=pii_encryption)
         return registration.add_tenant(self._parts, name, address, policy, shared_key=shared_key)
 

@@ -72,7 +72,7 @@ def test_every_command_asks_whom_the_page_says(
     tmp_path: Path,
 ) -> None:
     asked: dict[str, tuple[set[str], set[str]]] = {}
-    own, platform = strict_kms.customer_key(), strict_kms.platform_key()
+    own, platform = strict_kms.customer_key(multi_region=True), strict_kms.platform_key()
     url = f"sqlite:///{tmp_path / 'keys.sqlite3'}"
     settings = {"PII_VAULT_DATABASE_URL": url, "PII_VAULT_PLATFORM_KEY": platform, **strict_kms.environment()}
 
@@ -90,6 +90,8 @@ def test_every_command_asks_whom_the_page_says(
     run("tenant add acme", "--key", own.arn, *role)
     run("tenant set acme --rotation-days 80")
     run("tenant set acme --follow-kms")
+    strict_kms.replicate(own.arn, "eu-central-1")
+    run("tenant set acme --replica-regions eu-central-1")
     for command in ("tenant suspend acme", "tenant resume acme", "tenant list", "tenant show acme", "key list acme"):
         run(command)
     run("key validate acme")

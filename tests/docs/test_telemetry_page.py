@@ -23,6 +23,7 @@ def test_the_page_lists_the_metrics_with_their_kinds_units_and_attributes() -> N
     told.resealed("people", 1)
     told.tried_again()
     told.fell_back("people.email")
+    told.opened_by_replica("eu-central-1")
     try:
         with told.fetching(ahead=True), told.calling("Decrypt", "0" * 32):
             raise ValueError

@@ -129,6 +129,21 @@ def test_hits_fetches_and_those_who_wait_are_counted(app: App, told: Told) -> No
     assert told() == {("keyring.lookups", "outcome=hit"): 5}
 
 
+def test_a_replica_that_opens_is_counted_by_region(strict_kms: StrictKms) -> None:
+    made, told = strict_kms.customer_key(multi_region=True), Told()
+    for region in ("eu-central-1", "us-east-1"):
+        strict_kms.replicate(made.arn, region)
+    key = KmsKey(made.arn, made.role_arn, made.external_id, ("eu-central-1", "us-east-1"))
+    provider, context = strict_kms.provider(attempts=1), {"pii-vault:tenant": "0123"}
+    blob = provider.generate(key, context).wrapped.blob
+    provider.unwrap(key, blob, context)
+    assert told() == {}
+    strict_kms.script(FaultRule("Decrypt", key=key.arn, error="KMSInternalException", times=None))
+    for _ in range(2):
+        provider.unwrap(key, blob, context)
+    assert told() == {("kms.replicas", "region=eu-central-1"): 2}
+
+
 def test_a_refresh_an_outage_and_a_refusal_are_told_apart(app: App, told: Told) -> None:
     app.enter()
     told()

@@ -64,6 +64,7 @@ class FaultRule:
     drop: bool = False
     black_hole: bool = False
     alter: Callable[[dict[str, Any]], dict[str, Any] | bytes] | None = None
+    region: str | None = None
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Call:
     operation: str
     key: str = ""
     principal: str = ""
+    region: str = ""
     context: dict[str, str] = field(default_factory=dict)
     outcome: str = "open"
     parameters: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -116,11 +118,13 @@ class FaultScript:
         with self._lock:
             self._rules[:] = [rule for rule in self._rules if key is not None and rule.key != key]
 
-    def take(self, operation: str, key: str) -> FaultRule | None:
+    def take(self, operation: str, key: str, region: str = "") -> FaultRule | None:
         """Return the first rule for this request and count it."""
         with self._lock:
             for rule in self._rules:
                 if rule.operation not in (None, operation) or rule.key not in (None, key) or rule.times == 0:
+                    continue
+                if rule.region not in (None, region):
                     continue
                 if rule.after:
                     rule.after -= 1

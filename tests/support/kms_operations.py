@@ -45,8 +45,9 @@ _MANAGEMENT: Final = {
     "DescribeKey",
     "TagResource",
     "ListResourceTags",
-    "CreateAlias",
     "ListKeyRotations",
+    "ReplicateKey",
+    "CreateAlias",
 }
 _STATE_WORDS: Final = {
     "PendingDeletion": "pending deletion",
@@ -57,6 +58,7 @@ _STATE_WORDS: Final = {
     "Updating": "updating",
 }
 _AUTOMATIC_ROTATION: Final = {"EnableKeyRotation", "DisableKeyRotation", "GetKeyRotationStatus"}
+_OF_THE_PRIMARY: Final = {"EnableKeyRotation", "DisableKeyRotation", "RotateKeyOnDemand", "ReplicateKey"}
 _GONE: Final = {"PendingDeletion", "PendingReplicaDeletion"}
 
 
@@ -72,7 +74,24 @@ class KeyRecord:
     origin: str = "AWS_KMS"
     material: str = field(default_factory=lambda: secrets.token_hex(32))
     tags: dict[str, str] = field(default_factory=dict)
-    rotated_at: list[float] = field(default_factory=list)
+    rotations: list[dict[str, Any]] = field(default_factory=list)
+    primary: KeyRecord | None = None
+    replicas: list[KeyRecord] = field(default_factory=list)
+    first_material: str = ""
+    moto: str = ""
+
+    def __post_init__(self) -> None:
+        self.first_material = self.material
+        self.moto = self.moto or self.arn
+
+    @property
+    def home(self) -> KeyRecord:
+        """Whose material it is, of related multi-Region keys the primary's: moto has only that one."""
+        return self.primary or self
+
+    @property
+    def key_id(self) -> str:
+        return self.arn.rpartition("/")[2]
 
 
 class KmsOperations:
@@ -97,9 +116,15 @@ class KmsOperations:
     def create(
         self, account: str, region: str, policy: Policy, parameters: Mapping[str, Any] | None = None
     ) -> KeyRecord:
-        sent = parameters or {}
+        sent = dict(parameters or {})
+        is_multi_region = sent.pop("MultiRegion", False)
         metadata = ask_moto_kms(account, region, "CreateKey", sent)["KeyMetadata"]
-        record = KeyRecord(metadata["Arn"], account, region, policy, origin=metadata["Origin"], tags=_tags(sent))
+        moto = arn = metadata["Arn"]
+        if is_multi_region:
+            # moto's own ids of such keys are longer than AWS's, and than the place in its blobs.
+            head, _, key_id = moto.rpartition("/")
+            arn = f"{head}/mrk-{key_id.replace('-', '')}"
+        record = KeyRecord(arn, account, region, policy, origin=metadata["Origin"], tags=_tags(sent), moto=moto)
         if record.origin == "EXTERNAL":
             record.state = "PendingImport"
         self._keys[record.arn] = record
@@ -143,7 +168,8 @@ class KmsOperations:
         sent = {name: value for name, value in parameters.items() if name != "DryRun"}
         if operation == "Decrypt":
             self._check_owner(parameters["CiphertextBlob"], record)
-        answer = ask_moto_kms(record.account, record.region, operation, {**sent, "KeyId": record.arn})
+        home = record.home
+        answer = ask_moto_kms(home.account, home.region, operation, {**sent, "KeyId": home.moto})
         answer["KeyId"] = record.arn
         if operation == "Decrypt":
             answer["EncryptionAlgorithm"] = "SYMMETRIC_DEFAULT"
@@ -165,15 +191,15 @@ class KmsOperations:
         self._check_owner(blob, source)
         opened = ask_moto_kms(
             source.account,
-            source.region,
+            source.home.region,
             "Decrypt",
-            {"CiphertextBlob": blob, "KeyId": source.arn, "EncryptionContext": before},
+            {"CiphertextBlob": blob, "KeyId": source.home.moto, "EncryptionContext": before},
         )
         sealed = ask_moto_kms(
             destination.account,
-            destination.region,
+            destination.home.region,
             "Encrypt",
-            {"Plaintext": opened["Plaintext"], "KeyId": destination.arn, "EncryptionContext": after},
+            {"Plaintext": opened["Plaintext"], "KeyId": destination.home.moto, "EncryptionContext": after},
         )
         return {
             "CiphertextBlob": sealed["CiphertextBlob"],
@@ -181,7 +207,7 @@ class KmsOperations:
             "KeyId": destination.arn,
             "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
             "DestinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
-            "SourceKeyMaterialId": self._materials.get(_digest(blob), source.material),
+            "SourceKeyMaterialId": self._materials.get(_digest(blob), source.home.material),
             "DestinationKeyMaterialId": self._material(sealed, {}, destination),
         }
 
@@ -196,20 +222,20 @@ class KmsOperations:
     def _material(self, answer: dict[str, Any], parameters: dict[str, Any], record: KeyRecord) -> str:
         """Remember which material made a new blob; say which made an old one."""
         if "CiphertextBlob" in answer:
-            self._materials[_digest(answer["CiphertextBlob"])] = record.material
-            return record.material
-        return self._materials.get(_digest(parameters["CiphertextBlob"]), record.material)
+            self._materials[_digest(answer["CiphertextBlob"])] = record.home.material
+            return record.home.material
+        return self._materials.get(_digest(parameters["CiphertextBlob"]), record.home.material)
 
     def _owner(self, blob: str) -> KeyRecord:
         """Return the key that made a blob: moto's blobs start with the key's id."""
         key_id = base64.b64decode(blob)[:36].decode("ascii", "replace")
-        for arn, record in self._keys.items():
-            if arn.endswith(f":key/{key_id}"):
+        for record in self._keys.values():
+            if record.moto.endswith(f":key/{key_id}"):
                 return record
         raise AwsError("InvalidCiphertextException")
 
     def _check_owner(self, blob: str, record: KeyRecord) -> None:
-        if self._owner(blob) is not record:
+        if self._owner(blob).home is not record.home:
             raise AwsError(
                 "IncorrectKeyException",
                 "The key ID in the request does not identify a CMK that can perform this operation.",
@@ -323,6 +349,8 @@ class KmsOperations:
         _check_manageable(operation, record)
         if record.origin != "AWS_KMS" and operation in _AUTOMATIC_ROTATION:
             raise AwsError("UnsupportedOperationException", f"{record.arn} origin is {record.origin}.")
+        if record.primary is not None and operation in _OF_THE_PRIMARY:
+            raise AwsError("UnsupportedOperationException", f"{record.arn} is a replica.")
         if operation == "DisableKey":
             record.state = "Disabled"
         elif operation == "EnableKey":
@@ -339,17 +367,18 @@ class KmsOperations:
         elif operation == "DisableKeyRotation":
             record.rotation_days = None
         elif operation == "RotateKeyOnDemand":
-            record.material = secrets.token_hex(32)
-            record.rotated_at.append(time.time())
+            _rotate(record, "ON_DEMAND")
             return {"KeyId": record.arn}
-        elif operation == "ListKeyRotations":
-            return {"Rotations": _rotations(record), "Truncated": False}
         elif operation == "TagResource":
             record.tags.update(_tags(parameters))
         elif operation == "ListResourceTags":
             return {"Tags": [{"TagKey": key, "TagValue": value} for key, value in record.tags.items()]}
         elif operation == "GetKeyRotationStatus":
             return _rotation_status(record)
+        elif operation == "ListKeyRotations":
+            return _rotations(record, parameters)
+        elif operation == "ReplicateKey":
+            return self._replicate(record, parameters)
         elif operation == "PutKeyPolicy":
             record.policy = json.loads(parameters["Policy"])
         elif operation == "GetKeyPolicy":
@@ -358,14 +387,37 @@ class KmsOperations:
             return self._forward(operation, record, parameters)
         return {}
 
+    def _replicate(self, record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a related key in another region: the same id and material, a policy and a state of its own."""
+        region = str(parameters["ReplicaRegion"])
+        arn = record.arn.replace(f":{record.region}:", f":{region}:", 1)
+        if not record.key_id.startswith("mrk-"):
+            raise AwsError("UnsupportedOperationException", f"{record.arn} is not a multi-Region key.")
+        if arn in self._keys:
+            raise AwsError("AlreadyExistsException", f"{arn} exists")
+        policy = json.loads(parameters["Policy"])
+        made = KeyRecord(arn, record.account, region, policy, origin=record.origin, primary=record)
+        self._keys[arn] = made
+        record.replicas.append(made)
+        return {"ReplicaKeyMetadata": self.manage("DescribeKey", made, {"KeyId": arn})["KeyMetadata"]}
+
     def _forward(self, operation: str, record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        answer = ask_moto_kms(record.account, record.region, operation, {**parameters, "KeyId": record.arn})
+        home = record.home
+        answer = ask_moto_kms(home.account, home.region, operation, {**parameters, "KeyId": home.moto})
         if operation == "DescribeKey":
             metadata = answer["KeyMetadata"]
+            metadata["Arn"], metadata["KeyId"] = record.arn, record.key_id
+            metadata["MultiRegion"] = record.key_id.startswith("mrk-")
+            if metadata["MultiRegion"]:
+                metadata["MultiRegionConfiguration"] = {
+                    "MultiRegionKeyType": "PRIMARY" if record is home else "REPLICA",
+                    "PrimaryKey": {"Arn": home.arn, "Region": home.region},
+                    "ReplicaKeys": [{"Arn": each.arn, "Region": each.region} for each in home.replicas],
+                }
             metadata["KeyState"] = record.state
             metadata["Enabled"] = record.state == "Enabled"
             metadata["KeyUsage"] = metadata.get("KeyUsage") or "ENCRYPT_DECRYPT"
-            metadata["CurrentKeyMaterialId"] = record.material
+            metadata["CurrentKeyMaterialId"] = record.home.material
             if record.deletion_at is not None:
                 metadata["DeletionDate"] = record.deletion_at
         return answer
@@ -410,10 +462,6 @@ def _period(parameters: Mapping[str, Any]) -> int:
     return days
 
 
-def _rotations(record: KeyRecord) -> list[dict[str, Any]]:
-    return [{"KeyId": record.arn, "RotationDate": moment, "RotationType": "ON_DEMAND"} for moment in record.rotated_at]
-
-
 def _tags(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {tag["TagKey"]: tag["TagValue"] for tag in parameters.get("Tags", ())}
 
@@ -432,6 +480,29 @@ def _rotation_status(record: KeyRecord) -> dict[str, Any]:
         "RotationPeriodInDays": record.rotation_days,
         "NextRotationDate": time.time() + record.rotation_days * _DAY,
     }
+
+
+def _rotate(record: KeyRecord, kind: str) -> None:
+    record.material = secrets.token_hex(32)
+    record.rotations.append({"KeyMaterialId": record.material, "RotationDate": time.time(), "RotationType": kind})
+
+
+def _rotations(record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer with a page of the rotations, oldest first, and with what the first material was if that is wanted."""
+    if record.origin not in ("AWS_KMS", "EXTERNAL"):
+        raise AwsError("UnsupportedOperationException", f"{record.arn} origin is {record.origin}.")
+    home, first = record.home, []
+    if parameters.get("IncludeKeyMaterial") == "ALL_KEY_MATERIAL":
+        first = [{"KeyMaterialId": home.first_material}]
+    found = [{"KeyId": record.arn, **each} for each in [*first, *home.rotations]]
+    for each in found:
+        is_current = each["KeyMaterialId"] == home.material
+        each["KeyMaterialState"] = "CURRENT" if is_current else "NON_CURRENT"
+    begin, limit = int(parameters.get("Marker") or 0), int(parameters.get("Limit", 100))
+    page: dict[str, Any] = {"Rotations": found[begin : begin + limit], "Truncated": len(found) > begin + limit}
+    if page["Truncated"]:
+        page["NextMarker"] = str(begin + limit)
+    return page
 
 
 def _denied(question: Question) -> AwsError:

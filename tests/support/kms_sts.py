@@ -55,6 +55,12 @@ class StsOperations:
         self._lock = lock
         self._now = now
 
+    @staticmethod
+    def region(headers: Mapping[str, str]) -> str:
+        """Return the region that a request was signed for: its endpoint's, in AWS."""
+        match = _CREDENTIAL.search(headers.get("Authorization", ""))
+        return match[2] if match is not None else ""
+
     def authenticate(self, headers: Mapping[str, str], *, sts: bool) -> tuple[Principal, str]:
         """Return who signed a request, and for which region."""
         match = _CREDENTIAL.search(headers.get("Authorization", ""))

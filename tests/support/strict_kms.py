@@ -14,8 +14,8 @@ counts requests and plays a script of faults::
         with kms.counting() as calls: ...
         calls.count("Decrypt")
 
-Where it departs from AWS: grants are made and have no effect; no multi-Region replicas, no custom key stores; changes
-take effect at once; signatures are not verified, only who the access key and session token belong to.
+Where it departs from AWS: grants are made and have no effect; no custom key stores; changes take effect at once;
+signatures are not verified, only who the access key and session token belong to.
 """
 
 from __future__ import annotations
@@ -154,9 +154,10 @@ class StrictKms:
         context: Mapping[str, str] | None = None,
         external_id: str | None = "random-external-id",
         identity_policy: Policy | None = None,
+        multi_region: bool = False,
     ) -> KmsKey:
         """A key as a well-advised customer sets it up: a role that trusts us, allowed by the key's policy."""
-        arn = self.create_key(account, region)
+        arn = self.create_key(account, region, multi_region=multi_region)
         role = f"arn:aws:iam::{account}:role/pii-vault-{secrets.token_hex(4)}"
         self.register_role(role, external_id=external_id, identity_policy=identity_policy)
         self.allow(arn, role, context=context)
@@ -177,13 +178,24 @@ class StrictKms:
         *,
         policy: Policy | None = None,
         origin: str = "AWS_KMS",
+        multi_region: bool = False,
     ) -> str:
         """Make a key that nobody may use, unless `policy` says otherwise; return its ARN.
 
         With the origin ``EXTERNAL`` its material is to be imported: `set_state` "Enabled" stands for the import.
         """
         with self._lock:
-            return self._operations.create(account, region, policy or {"Statement": []}, {"Origin": origin}).arn
+            parameters = {"Origin": origin, "MultiRegion": multi_region}
+            return self._operations.create(account, region, policy or {"Statement": []}, parameters).arn
+
+    def replicate(self, arn: str, region: str, *, policy: Policy | None = None) -> str:
+        """Make a replica of a multi-Region key, with a copy of its policy or another one; return its ARN."""
+        with self._lock:
+            policy = policy or self._state.keys[arn].policy
+        parameters = {"ReplicaRegion": region, "Policy": json.dumps(policy)}
+        self._manage("ReplicateKey", arn, **parameters)
+        head, rest = arn.split(f":{self._state.keys[arn].region}:")
+        return f"{head}:{region}:{rest}"
 
     def allow(
         self,
@@ -389,7 +401,8 @@ class StrictKms:
         return reply
 
     def _answer(self, headers: Mapping[str, str], body: bytes, call: Call, *, sts: bool) -> Reply:
-        rule = self._faults.take(call.operation, call.key)
+        call.region = self._sts.region(headers)
+        rule = self._faults.take(call.operation, call.key, call.region)
         if rule is not None:
             self._faults.suffer(rule, sts=sts)
         principal, region = self._sts.authenticate(headers, sts=sts)

@@ -35,7 +35,7 @@ def kms_cost(
             min=1,
             metavar="N",
             help="How many tenants are in use. Without it they are counted in the key store, without those that are "
-            "suspended or erased, and have PII encryption.",
+            "suspended or erased, or have no PII encryption.",
         ),
     ] = None,
     ttl: Annotated[

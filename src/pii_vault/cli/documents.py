@@ -122,6 +122,7 @@ class TenantDetails:
         kms_key_material_id: Which material of that KMS key; null when the KMS does not say.
         kms_account: The account that the KMS key must belong to.
         kms_region: The region that it must be in.
+        replica_regions: Where else a multi-Region KMS key unwraps, in the order in which that is tried.
         role_arn: The role that is assumed to use it; null when none is.
         kek_generation: The generation of its key-encryption key, from 1.
         audit_entries: How many entries its audit log has.
@@ -147,6 +148,7 @@ class TenantDetails:
     kms_key_material_id: str | None
     kms_account: str
     kms_region: str
+    replica_regions: list[str]
     role_arn: str | None
     kek_generation: int
     audit_entries: int
@@ -176,6 +178,7 @@ class TenantDetails:
             kms_key_material_id=kek.kms_key_material_id,
             kms_account=tenant.policy.kms_account,
             kms_region=tenant.policy.kms_region,
+            replica_regions=list(kek.replica_regions),
             role_arn=kek.role_arn,
             kek_generation=kek.generation,
             audit_entries=found.chain.seq if found.chain is not None else 0,

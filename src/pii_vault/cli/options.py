@@ -75,6 +75,16 @@ RoleArn = Annotated[
 
 ExternalId = Annotated[str | None, typer.Option("--external-id", metavar="ID", help="The ExternalId for that role.")]
 
+ReplicaRegions = Annotated[
+    str | None,
+    typer.Option(
+        "--replica-regions",
+        metavar="REGIONS|none",
+        help="Where a multi-Region KMS key has replicas, with commas, in the order in which they are tried. They "
+        "unwrap while its own region is unavailable.",
+    ),
+]
+
 SharedKey = Annotated[
     bool,
     typer.Option(
@@ -200,3 +210,8 @@ def settings(**options: Any) -> Settings:
     from ..config import load
 
     return load(**options)
+
+
+def regions(text: str | None) -> tuple[str, ...]:
+    """Read a list of regions; none of them is `none`."""
+    return () if text in (None, "none") else tuple(each.strip() for each in text.split(","))

@@ -35,6 +35,7 @@ def rewrap(
     to_platform: Annotated[bool, typer.Option("--to-platform", help="To the platform's KMS key.")] = False,
     role_arn: options.RoleArn = None,
     external_id: options.ExternalId = None,
+    replica_regions: options.ReplicaRegions = None,
     new_kek: Annotated[
         bool,
         typer.Option(
@@ -75,6 +76,8 @@ def rewrap(
     """
     options.check_one_or_all(name, every)
     _check_destination(to, to_platform, role_arn, external_id, shared_key)
+    if replica_regions is not None and (to is None or every):
+        raise typer.BadParameter("--replica-regions belongs to --to, for one tenant; of the present key: tenant set")
     if every:
         _check_all(under, to, to_platform, role_arn, rate)
     elif under is not None or rate is not None or workers is not None:
@@ -91,7 +94,8 @@ def rewrap(
         to = vault.platform_key
     how: dict[str, Any] = {"to": to, "new_kek": new_kek, "shared_key": shared_key, "reason": reason}
     if name is not None:
-        _one(vault, name, json, dry_run=dry_run, role_arn=role_arn, external_id=external_id, **how)
+        how |= {"role_arn": role_arn, "external_id": external_id, "replica_regions": options.regions(replica_regions)}
+        _one(vault, name, json, dry_run=dry_run, **how)
         return
     how |= {"rate": rate} if rate is not None else {}
     how |= {"workers": workers} if workers is not None else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -81,6 +82,7 @@ def tenant_add(
     role_arn: options.RoleArn = None,
     external_id: options.ExternalId = None,
     shared_key: options.SharedKey = False,
+    replica_regions: options.ReplicaRegions = None,
     rotation_days: RotationDays = None,
     follow_kms: FollowKms = None,
     pii_encryption: PiiEncryption = None,
@@ -93,8 +95,8 @@ def tenant_add(
     json: options.Json = False,
 ) -> None:
     """Register a tenant and make its first keys in its KMS. Doing it again changes nothing."""
-    if key is None and (role_arn or external_id or shared_key):
-        raise typer.BadParameter("--role-arn, --external-id and --shared-key belong to --key")
+    if key is None and (role_arn or external_id or shared_key or replica_regions):
+        raise typer.BadParameter("--role-arn, --external-id, --shared-key and --replica-regions belong to --key")
     options.check_external_id(role_arn, external_id)
     days = _number("--rotation-days", "days", rotation_days)
     vault = options.vault(
@@ -112,6 +114,7 @@ def tenant_add(
             role_arn=role_arn,
             external_id=external_id,
             shared_key=shared_key,
+            replica_regions=options.regions(replica_regions),
             rotation_days=days,
             follows_kms=bool(follow_kms),
             pii_encryption=pii_encryption is not Switch.OFF,
@@ -195,6 +198,7 @@ def tenant_show(
             "KMS key": found.kms_key_arn,
             "KMS material": or_none(found.kms_key_material_id),
             "expected in": f"account {found.kms_account}, region {found.kms_region}",
+            "replicas": _replicas(found.replica_regions),
             "role": or_none(found.role_arn),
             "KEK generation": str(found.kek_generation),
             "audit log": f"{found.audit_entries} entries",
@@ -210,6 +214,7 @@ def tenant_set(
     ttl: Ttl = None,
     grace: Grace = None,
     pii_encryption: PiiEncryption = None,
+    replica_regions: options.ReplicaRegions = None,
     reason: options.Why = "",
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,
@@ -221,17 +226,18 @@ def tenant_set(
 ) -> None:
     """Change what is agreed with a tenant.
 
-    That is: how often its data key is rotated, how long its keys are held, and whether PII encryption is on for it. The
-    day on which the present data key is due moves with the period. All processes follow at once: a rotation reads what
-    is agreed, and a process that holds the tenant's keys notices within seconds.
+    That is: how often its data key is rotated, how long its keys are held, whether PII encryption is on for it, and
+    where its KMS key has replicas. The day on which the present data key is due moves with the period. All processes
+    follow at once: a rotation reads what is agreed, and a process that holds the tenant's keys notices within seconds.
     """
     if ttl is None and grace is not None:
         raise typer.BadParameter("--grace belongs to --ttl")
-    if pii_encryption is None and reason:
-        raise typer.BadParameter("--reason belongs to --pii-encryption")
-    if rotation_days is None and follow_kms is None and ttl is None and pii_encryption is None:
+    if pii_encryption is None and replica_regions is None and reason:
+        raise typer.BadParameter("--reason belongs to --pii-encryption and --replica-regions")
+    if all(each is None for each in (rotation_days, follow_kms, ttl, pii_encryption, replica_regions)):
         raise typer.BadParameter(
-            "say what to change: --rotation-days, --follow-kms, --no-follow-kms, --ttl or --pii-encryption"
+            "say what to change: --rotation-days, --follow-kms, --no-follow-kms, --ttl, --pii-encryption or "
+            "--replica-regions"
         )
     days, held = _number("--rotation-days", "days", rotation_days), _number("--ttl", "seconds", ttl)
     vault = options.vault(
@@ -246,6 +252,9 @@ def tenant_set(
     if pii_encryption is not None:
         vault.set_pii_encryption(name, pii_encryption is Switch.ON, reason)
         said.append(f"tenant {name}: PII encryption is {pii_encryption}")
+    if replica_regions is not None:
+        kept = vault.set_replica_regions(name, options.regions(replica_regions), reason)
+        said.append(f"tenant {name}: {_replicas(kept.replica_regions)}")
     if ttl is not None:
         vault.set_terms(name, ttl=held, grace=grace or 0)
         held_now = TenantDetails.of(options.key_store(database_url, database_schema).load(name))
@@ -331,6 +340,12 @@ def _state(found: TenantDetails) -> str:
     if found.erased:
         return "erased: its keys are destroyed"
     return "suspended: neither seals nor opens" if found.suspended else "in use"
+
+
+def _replicas(regions: Sequence[str]) -> str:
+    if not regions:
+        return "none: its keys are unwrapped in the KMS key's region only"
+    return f"keys are unwrapped in {', then '.join(regions)} while the KMS key's region is unavailable"
 
 
 def _in_short(found: Tenant) -> str:

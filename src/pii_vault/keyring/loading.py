@@ -31,7 +31,7 @@ def kms_key(tenant: TenantRecord, record: KekRecord) -> KmsKey:
         KeyRecordError: it lies in another account or region: somebody changed the record.
     """
     tenant.policy.check(record.kms_key_arn)
-    return KmsKey(record.kms_key_arn, record.role_arn, record.external_id)
+    return KmsKey(record.kms_key_arn, record.role_arn, record.external_id, record.replica_regions)
 
 
 def check_in_use(tenant: TenantRecord) -> None:

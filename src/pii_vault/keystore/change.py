@@ -87,6 +87,11 @@ class Change:
         new = kek_values(after)
         self._update_kek(before, unchanged, **{column: new[column] for column in changed})
 
+    def set_replica_regions(self, before: KekRecord, after: KekRecord) -> None:
+        """Store where the KMS key of the same KEK has replicas."""
+        unchanged = keks.c.wrapped == before.wrapped
+        self._update_kek(before, unchanged, replica_regions=kek_values(after)["replica_regions"])
+
     def destroy_kek(self, record: KekRecord) -> KekRecord:
         """Drop the wrapped bytes of an ACTIVE KEK; the row stays. Return it as it is afterwards."""
         self._update_kek(record, keks.c.state == KeyState.ACTIVE, state=KeyState.DEACTIVATED)

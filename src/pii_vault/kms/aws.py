@@ -2,8 +2,8 @@
 
 Promises: a key is always named by its full ARN, and an answer that brings a key or describes one must name the same;
 no call takes longer than `attempts` x (connect + read timeout) plus back-off of at most a second each, name
-resolution aside; only `KmsUnavailableError` is tried again; no error, log or repr holds a credential, a wrapped key
-or a plaintext.
+resolution aside, and an unwrap no longer than that for each region of a multi-Region key; only `KmsUnavailableError` is
+tried again; no error, log or repr holds a credential, a wrapped key or a plaintext.
 
 It does not cache keys, does not choose a key, and never calls ``kms:Encrypt``.
 
@@ -66,6 +66,7 @@ from .aws_arn import key_address
 from .aws_calls import client_config, require_boto3, translated
 from .aws_clients import ClientCache, ClientKey, Lease
 from .aws_errors import OWN_CREDENTIALS, kms_error
+from .aws_replicas import opened_somewhere
 from .aws_retries import RetryBudget
 from .base import GeneratedKey, KmsKey, KmsKeyDescription, WrappedKey
 
@@ -105,7 +106,8 @@ class AwsKms:
     Thread-safe, and safe to carry over a fork: the child makes its own clients.
 
     Args:
-        endpoint_url: Another endpoint for KMS (a VPC endpoint, a test server), or None.
+        endpoint_url: Another endpoint for KMS (a VPC endpoint, a test server), or None. Replicas of multi-Region keys
+            are asked there too, which the endpoint of one region refuses.
         sts_endpoint_url: Another endpoint for STS, or None for the one in the key's region.
         session: The boto3 session with our own credentials; None for boto3's usual chain.
         connect_timeout: Seconds to wait for a connection.
@@ -183,17 +185,23 @@ class AwsKms:
     def unwrap(self, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> bytes:
         """Return the plaintext of `blob`, which was wrapped under exactly this `key` and `context`.
 
-        IAM: ``kms:Decrypt`` on the key, which can be limited by ``kms:EncryptionContext:*``.
+        While the key's region is unavailable, its replicas are asked in their order; each takes as long as the key
+        itself may take. Whatever else a region answers is the answer.
+
+        IAM: ``kms:Decrypt`` on the key and on each replica, which can be limited by ``kms:EncryptionContext:*``.
         """
+        check_blob(blob, "Decrypt", key_address(key))
+        return opened_somewhere(key, lambda asked: self._unwrap(asked, blob, context, exactly=asked is not key))
+
+    def _unwrap(self, key: KmsKey, blob: bytes, context: Mapping[str, str], *, exactly: bool) -> bytes:
         address = key_address(key)
-        check_blob(blob, "Decrypt", address)
         # Without KeyId, KMS would take any key that we may use: a swapped blob would open.
         answer = self._call(
             "Decrypt",
             key,
             lambda client: client.decrypt(KeyId=key.arn, CiphertextBlob=blob, EncryptionContext=dict(context)),
         )
-        check_key(answer, "KeyId", "Decrypt", address)
+        check_key(answer, "KeyId", "Decrypt", address, exactly=exactly)
         return plaintext(answer, "Decrypt", address)
 
     def rewrap(self, source: KmsKey, destination: KmsKey, blob: bytes, context: Mapping[str, str]) -> WrappedKey:
@@ -255,7 +263,7 @@ class AwsKms:
         return description(answer, address)
 
     def check_unwrap(self, key: KmsKey, blob: bytes, context: Mapping[str, str]) -> None:
-        """Raise what `unwrap` would raise, for whatever reason; nothing is decrypted for us.
+        """Raise what `unwrap` would raise, for whatever reason; nothing is decrypted for us, and no replica is asked.
 
         AWS makes every check of a real call, those of blob and context too, and sends no plaintext.
 

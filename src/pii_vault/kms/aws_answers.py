@@ -23,10 +23,11 @@ def check_blob(blob: bytes, operation: str, address: KeyAddress) -> None:
         raise unexpected(f"a wrapped key has 1 to {_MAX_BLOB} bytes, this one {len(blob)}", operation, address)
 
 
-def check_key(answer: Answer, name: str, operation: str, address: KeyAddress) -> None:
-    """Refuse an answer whose field `name` is not the key that was asked for."""
+def check_key(answer: Answer, name: str, operation: str, address: KeyAddress, *, exactly: bool = False) -> None:
+    """Refuse an answer whose field `name` is not the key that was asked for; with `exactly`, in that very region."""
     answered = answer.get(name)
-    if not isinstance(answered, str) or not address.is_same_key(answered):
+    is_same = answered == address.arn if exactly else isinstance(answered, str) and address.is_same_key(answered)
+    if not is_same:
         # Emptied first: the frames of this error must not hold a plaintext key.
         answer.clear()
         raise unexpected("the answer names another KMS key", operation, address)
@@ -59,7 +60,7 @@ def description(answer: Answer, address: KeyAddress) -> KmsKeyDescription:
     check_key(metadata, "Arn", "DescribeKey", address)
     created, deleted = metadata.get("CreationDate"), metadata.get("DeletionDate")
     return KmsKeyDescription(
-        arn=address.arn,
+        arn=str(metadata["Arn"]),
         account=address.account,
         region=address.region,
         state=str(metadata.get("KeyState", "")),
@@ -68,6 +69,7 @@ def description(answer: Answer, address: KeyAddress) -> KmsKeyDescription:
         created_at=created if isinstance(created, datetime) else None,
         key_material_id=material if isinstance(material := metadata.get("CurrentKeyMaterialId"), str) else None,
         deleted_at=deleted.astimezone(UTC) if isinstance(deleted, datetime) else None,
+        is_multi_region=metadata.get("MultiRegion") is True,
     )
 
 

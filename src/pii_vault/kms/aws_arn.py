@@ -69,10 +69,11 @@ class KeyAddress:
 
 @lru_cache(maxsize=4096)
 def key_address(key: KmsKey) -> KeyAddress:
-    """Take the ARN of `key` apart and check that its role can belong to it.
+    """Take the ARN of `key` apart and check that its role and its replicas can belong to it.
 
     Raises:
-        KmsConfigurationError: not a full AWS KMS key ARN, or a role that is not in the key's account.
+        KmsConfigurationError: not a full AWS KMS key ARN, a role that is not in the key's account, or regions in which
+            the key can have no replica.
     """
     address = _parse(key.arn)
     if key.role_arn is not None:
@@ -81,7 +82,18 @@ def key_address(key: KmsKey) -> KeyAddress:
         raise _refused(key.arn, "an ExternalId without a role has no meaning", "give the role's ARN too")
     if key.external_id is not None and not _EXTERNAL_ID.fullmatch(key.external_id):
         raise _refused(key.arn, "the ExternalId is not one that STS accepts", "2 to 1224 of A-Z a-z 0-9 _+=,.@:/-")
+    _check_replicas(address, key)
     return address
+
+
+def _check_replicas(address: KeyAddress, key: KmsKey) -> None:
+    regions = key.replica_regions
+    if regions and not address.key_id.startswith("mrk-"):
+        raise _refused(key.arn, "only a multi-Region key has replicas", "the id of one begins with mrk-")
+    if address.region in regions or len(set(regions)) != len(regions):
+        raise _refused(key.arn, "a region is named twice", "name each replica's region once, and not the key's own")
+    for replica in key.replicas:
+        _parse(replica.arn)
 
 
 def _parse(arn: str) -> KeyAddress:

@@ -7,7 +7,7 @@ key. It keeps no plaintext: what it returns is the caller's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -21,11 +21,26 @@ class KmsKey:
         arn: The full key ARN. Never an alias, never a bare key id: both can be pointed elsewhere.
         role_arn: The role in the customer's account to assume first, or None.
         external_id: The ExternalId agreed with the customer for that role, or None.
+        replica_regions: Where else a multi-Region key lies, in the order in which an unwrap tries them while the
+            region of `arn` is unavailable. Regions and no ARNs: what is asked there is the same key, or nothing.
     """
 
     arn: str
     role_arn: str | None = None
     external_id: str | None = None
+    replica_regions: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> KmsKey:
+        """The same key without its replicas: what two addresses are compared by."""
+        return replace(self, replica_regions=())
+
+    @property
+    def replicas(self) -> tuple[KmsKey, ...]:
+        """The addresses of the replicas: the ARN with another region, reached by the same role."""
+        service, _, key = self.arn.partition(":kms:")
+        rest = key.partition(":")[2]
+        return tuple(replace(self.alone, arn=f"{service}:kms:{region}:{rest}") for region in self.replica_regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,7 @@ class KmsKeyDescription:
         created_at: When it was made, if the KMS says so.
         key_material_id: Which material it wraps with now, if the KMS says so; it changes when the KMS key is rotated.
         deleted_at: When it will be deleted, if its owner has said so.
+        is_multi_region: Whether it is one of related keys in several regions.
     """
 
     arn: str
@@ -79,6 +95,7 @@ class KmsKeyDescription:
     created_at: datetime | None = None
     key_material_id: str | None = None
     deleted_at: datetime | None = None
+    is_multi_region: bool = False
 
 
 @runtime_checkable

@@ -129,6 +129,8 @@ class LocalKms:
             raise _refused(f"{key.arn[:200]!r} is not a key of the local KMS", f"{_ARN_PREFIX}<uuid>")
         if key.role_arn is not None or key.external_id is not None:
             raise _refused(f"the local key {key.arn} has no role to assume", "leave role and ExternalId out")
+        if key.replica_regions:
+            raise _refused(f"the local key {key.arn} has no replicas", "only multi-Region keys of AWS have")
 
     def check_database(self, url: URL) -> None:
         """Refuse a database that is not on this machine: keys beside the data are for development.

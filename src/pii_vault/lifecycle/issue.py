@@ -34,6 +34,7 @@ def new_kek(parts: Parts, tenant: TenantRecord, key: KmsKey, generation: int) ->
         wrapped=generated.wrapped.blob,
         commitment=Kek(tenant.identity, generation, Secret(generated.plaintext)).commitment,
         created_at=parts.now(),
+        replica_regions=key.replica_regions,
     )
     return record, parts.keyring.unwrap_kek(tenant, record)
 

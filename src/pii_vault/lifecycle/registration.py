@@ -15,7 +15,7 @@ from ..keyring import Terms
 from ..keys import Policy, TenantRecord
 from ..keystore import Snapshot
 from ..kms import KmsKey
-from . import issue, rotation
+from . import issue, replicas, rotation
 from .parts import ATTEMPTS, Parts, Reason, decided
 
 MAX_DAYS = 3650
@@ -222,7 +222,7 @@ def _registered(parts: Parts, name: str, key: KmsKey) -> Snapshot | None:
     except TenantNotFoundError:
         return None
     kek = snapshot.kek
-    if KmsKey(kek.kms_key_arn, kek.role_arn, kek.external_id) != key:
+    if KmsKey(kek.kms_key_arn, kek.role_arn, kek.external_id) != key.alone:
         raise TenantExistsError(
             f"tenant {name!r} is registered already, with another KMS key or role",
             hint="moving a tenant to another KMS key is a re-wrap, not a registration: pii-vault rewrap",
@@ -232,6 +232,7 @@ def _registered(parts: Parts, name: str, key: KmsKey) -> Snapshot | None:
 
 def _register(parts: Parts, name: str, key: KmsKey, policy: Policy, identity: Identity | None) -> Snapshot:
     parts.kms.check_role(key)
+    replicas.check_replicas(parts, name, key)
     if identity is None:
         identity = Identity(parts.store.app_uid(), primitives.random_uid(), primitives.random_u32())
     tenant = TenantRecord(identity, name, suspended=False, created_at=parts.now(), policy=policy.expecting(key.arn))

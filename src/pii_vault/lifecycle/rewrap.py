@@ -29,6 +29,7 @@ from . import issue
 from .parts import Parts, decided
 from .refusals import refusals_logged
 from .registration import check_owner
+from .replicas import check_replicas
 from .validation import check_kms_key
 
 
@@ -122,12 +123,14 @@ def rewrap(
     def attempt() -> Rewrap:
         snapshot = parts.store.load(name)
         source = kms_key(snapshot.tenant, snapshot.kek)
-        destination = to or source
+        # Under the same KMS key its replicas stay; another one has those that are named with it.
+        destination = source if to is None or to == source.alone else to
         if destination != source:
             parts.kms.validate_key(destination)
             if not shared_key:
                 check_owner(parts, name, destination)
             parts.kms.check_role(destination)
+            check_replicas(parts, name, destination)
         material = check_kms_key(describe or parts.kms.describe, name, destination).key_material_id
         is_newest = material is not None and material == snapshot.kek.kms_key_material_id
         if destination == source and is_newest and not new_kek:
@@ -170,6 +173,7 @@ def _re_encrypted(parts: Parts, snapshot: Snapshot, destination: KmsKey, reason:
         external_id=destination.external_id,
         kms_key_material_id=wrapped.key_material_id,
         wrapped=wrapped.blob,
+        replica_regions=destination.replica_regions,
     )
     moved = _moved(tenant, destination)
     page = parts.ledger.page(tenant, snapshot)

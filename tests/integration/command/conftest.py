@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.application import Application, application_of
 from tests.support.operator import PASSWORD, KmsKeys, LocalKeys, Operator, StrictKeys, operator
+from tests.support.strict_kms import StrictKms
 
 
 @pytest.fixture
@@ -34,6 +35,13 @@ def ops(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Operator]:
 def local(local_url: str, tmp_path: Path) -> Iterator[Operator]:
     """An operator on SQLite and a local KMS."""
     with operator(local_url, LocalKeys(tmp_path / "kms.json")) as made:
+        yield made
+
+
+@pytest.fixture
+def aws(local_url: str, strict_kms: StrictKms) -> Iterator[Operator]:
+    """An operator on SQLite and AWS over HTTP."""
+    with operator(local_url, StrictKeys(strict_kms)) as made:
         yield made
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text, update
 from tests.support.operator import PASSWORD, Operator
+from tests.support.strict_kms import StrictKms
 
 from pii_vault import Vault
 from pii_vault.config import load
@@ -184,6 +185,25 @@ def test_a_suspended_tenant_is_dark_until_it_is_resumed(local: Operator, monkeyp
     open_scope(vault)
     assert local.run("tenant", "resume", "acme").out == "tenant acme was not suspended\n"
     vault.close()
+
+
+def test_replicas_are_named_and_taken_back(aws: Operator, strict_kms: StrictKms) -> None:
+    own = strict_kms.customer_key(multi_region=True)
+    for region in ("eu-central-1", "us-east-1"):
+        strict_kms.replicate(own.arn, region)
+    key = ["--key", own.arn, "--role-arn", str(own.role_arn), "--external-id", str(own.external_id)]
+    aws.run("tenant", "add", "acme", *key, "--replica-regions", "us-east-1")
+    assert aws.json("tenant show", "acme")["replica_regions"] == ["us-east-1"]
+    said = aws.run("tenant", "set", "acme", "--replica-regions", "eu-central-1, us-east-1", "--reason", "INC-3").out
+    where = "eu-central-1, then us-east-1"
+    assert said == f"tenant acme: keys are unwrapped in {where} while the KMS key's region is unavailable\n"
+    assert aws.json("tenant show", "acme")["replica_regions"] == ["eu-central-1", "us-east-1"]
+    assert re.search(rf"^replicas +keys are unwrapped in {where}", aws.run("tenant", "show", "acme").out, re.MULTILINE)
+    assert "named twice" in aws.fails("tenant", "set", "acme", "--replica-regions", "eu-west-1")
+    assert aws.run("tenant", "set", "acme", "--replica-regions", "none").out.startswith("tenant acme: none:")
+    assert aws.json("tenant show", "acme")["replica_regions"] == []
+    assert "belongs to --to" in aws.fails("rewrap", "acme", "--replica-regions", "us-east-1", code=2)
+    assert "belong to --key" in aws.fails("tenant", "add", "x", "--replica-regions", "us-east-1", code=2)
 
 
 def test_pii_encryption_is_a_feature_that_a_tenant_has_or_has_not(local: Operator) -> None:
