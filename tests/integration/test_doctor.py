@@ -474,6 +474,7 @@ def test_nothing_is_waited_for_that_time_does_not_change(customer: Customer) -> 
     customer.kms.disable(customer.key.arn)
     waiting = Waiting(300)
     assert probed(customer, patience=waiting.patience)["kms-describe"].verdict is Verdict.FAILED
+    assert waiting.pauses == []
 
 
 def test_without_waiting_a_first_answer_counts(customer: Customer) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, text
+from sqlalchemy import AsyncAdaptedQueuePool, Column, Engine, Integer, MetaData, String, Table, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from tests.support.urls import async_urls
@@ -301,19 +301,20 @@ def test_an_asynchronous_engine_is_looked_at_in_a_loop_of_its_own(
             assert found[name].verdict is PASSED, (url, found[name])
 
 
-def test_a_loop_that_runs_is_left_alone(world: World, make_async_engine: Callable[..., AsyncEngine]) -> None:
-    from sqlalchemy.pool import AsyncAdaptedQueuePool
-
-    async def work() -> None:
-        engine = make_async_engine(async_urls(world.url)[0], poolclass=AsyncAdaptedQueuePool)
+def test_a_loop_that_runs_keeps_its_connections(world: World, make_async_engine: Callable[..., AsyncEngine]) -> None:
+    async def work(url: str) -> None:
+        engine = make_async_engine(url, poolclass=AsyncAdaptedQueuePool)
         world.vault.attach(engine, tenant_column="tenant_id")
         async with engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
-            assert checked(world, engine)["plaintext"].verdict is PASSED
+        assert checked(world, engine)["plaintext"].verdict is PASSED
+        assert engine.sync_engine.pool.checkedin() == 1  # type: ignore[attr-defined]
+        async with engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
         await engine.dispose()
 
-    asyncio.run(work())
+    for url in async_urls(world.url):
+        asyncio.run(work(url))
 
 
 def test_a_database_that_cannot_be_reached_is_said_not_to_have_been_asked(

@@ -45,6 +45,9 @@ _CHANGES_STATE: Final = ("EnableKey", "CancelKeyDeletion")
 _DRY: Final = ("Encrypt", "CreateGrant")
 """Those that would be done by an endpoint without dry runs."""
 
+_BY_POLICY: Final = ("", "AccessDenied", "AccessDeniedException")
+"""The codes of refusals that a policy, a grant or a trust policy is the reason for."""
+
 _IGNORED: Final = "the endpoint takes a dry run for a real call, so this is not AWS KMS"
 _USE_AWS: Final = "use AWS KMS, or an endpoint that knows DryRun"
 
@@ -94,6 +97,8 @@ class Probing:
         """Whether the role could be assumed, as far as anybody has asked."""
         self._working: Final[set[str]] = set()
         """What must work and did, when it was last asked."""
+        self._generating_settles = 0.0
+        """As long as no key could be generated: for how long it makes sense to ask again."""
 
     @property
     def clock_offset(self) -> float | None:
@@ -125,18 +130,26 @@ class Probing:
         if check != "role" and not self._has_role:
             return Finding(_WORKS, check, Verdict.NOT_MADE, "the role could not be assumed", settles=ROLE_SECONDS)
         self._working.discard(check)
+        found = self._asked(check, ask)
+        if found.verdict is Verdict.PASSED:
+            self._working.add(check)
+        if check == "kms-generate":
+            self._generating_settles = found.settles
+        return found
+
+    def _asked(self, check: str, ask: Callable[[], str]) -> Finding:
         try:
-            finding = ask()
+            return Finding(_WORKS, check, Verdict.PASSED, ask())
         except _NotMadeError as reason:
-            return Finding(_WORKS, check, Verdict.NOT_MADE, str(reason), settles=KEY_SECONDS)
+            return Finding(_WORKS, check, Verdict.NOT_MADE, str(reason), settles=self._generating_settles)
         except KmsDeniedError as error:
-            return failure(_WORKS, check, error, self._grant(check, error), KEY_SECONDS)
+            # The others are about the key's state, which its owner has to change.
+            settles = KEY_SECONDS if error.code in _BY_POLICY else 0.0
+            return failure(_WORKS, check, error, self._grant(check, error), settles)
         except KmsError as error:
             return failure(_WORKS, check, error, settles=KEY_SECONDS if error.retryable else 0.0)
         except PiiVaultError as error:
             return failure(_WORKS, check, error)
-        self._working.add(check)
-        return Finding(_WORKS, check, Verdict.PASSED, finding)
 
     def _assumes(self, prober: KmsProber) -> str:
         self._has_role = False
@@ -178,11 +191,11 @@ class Probing:
 
     def _grant(self, check: str, error: KmsError) -> str | None:
         """Return what has to be allowed where, for a needed action that is denied."""
+        if error.code not in _BY_POLICY:
+            return None
         if check == "role" or error.code == "AccessDenied":
             condition = f' if StringEquals sts:ExternalId is "{self._key.external_id}"' if self._key.external_id else ""
             return f"the trust policy of {self._key.role_arn} allows sts:AssumeRole to our own role{condition}"
-        if error.code == "DisabledException":
-            return None
         if check == "kms-describe":
             return (
                 f"a statement of the key policy without any condition allows kms:DescribeKey to {self._who}: that call "
@@ -257,7 +270,7 @@ class Probing:
         if not self._has_role:
             return self._unproven(check)
         if action in _CHANGES_STATE and (reason := self._not_enabled()):
-            return Finding(_DENIED, check, Verdict.NOT_MADE, reason, settles=KEY_SECONDS)
+            return Finding(_DENIED, check, Verdict.NOT_MADE, reason)
         ask = partial(prober.probe, self._key, Trial(action, self._contexts.own))
         change = f"no statement of the key policy, and none of its own policies, allows kms:{action} to {self._who}"
         return self._judged(check, f"kms:{action}", [(f"kms:{action}", ask)], change)
