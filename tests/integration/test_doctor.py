@@ -438,6 +438,14 @@ def test_a_role_that_comes_to_be_is_waited_for(customer: Customer) -> None:
     assert {each.verdict for each in found.values()} == {Verdict.PASSED, Verdict.INFO}
 
 
+def test_a_key_that_was_just_made_is_waited_for(customer: Customer) -> None:
+    customer.kms.script(FaultRule(key=customer.key.arn, error="NotFoundException", times=2))
+    found = probed(customer, patience=Waiting(60).patience)
+    assert {each.verdict for each in found.values()} == {Verdict.PASSED, Verdict.INFO}
+    customer.kms.script(FaultRule("DescribeKey", key=customer.key.arn, error="NotFoundException", times=1))
+    assert probed(customer)["kms-describe"].verdict is Verdict.FAILED
+
+
 def test_a_policy_that_is_narrowed_is_waited_for(customer: Customer) -> None:
     customer.put(customer.statement("kms:*"))
     waiting = Waiting(60, (5.0, lambda: customer.put(customer.use())))

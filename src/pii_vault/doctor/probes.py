@@ -142,12 +142,11 @@ class Probing:
             return Finding(_WORKS, check, Verdict.PASSED, ask())
         except _NotMadeError as reason:
             return Finding(_WORKS, check, Verdict.NOT_MADE, str(reason), settles=self._generating_settles)
-        except KmsDeniedError as error:
-            # The others are about the key's state, which its owner has to change.
-            settles = KEY_SECONDS if error.code in _BY_POLICY else 0.0
-            return failure(_WORKS, check, error, self._grant(check, error), settles)
         except KmsError as error:
-            return failure(_WORKS, check, error, settles=KEY_SECONDS if error.retryable else 0.0)
+            # A key that was just made may not be found at first. A state is its owner's to change, not time's.
+            may_settle = error.retryable or error.code in (*_BY_POLICY, "NotFoundException")
+            change = self._grant(check, error) if isinstance(error, KmsDeniedError) else None
+            return failure(_WORKS, check, error, change, KEY_SECONDS if may_settle else 0.0)
         except PiiVaultError as error:
             return failure(_WORKS, check, error)
 
