@@ -29,7 +29,7 @@ from .keystore.engine import SCHEMA_NAMES, can_be_schema, open_engine
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
-    from .kms import KmsKeyOwner, KmsLifecycle
+    from .kms import KmsKeyOwner, KmsLifecycle, KmsRotationOwner
     from .onboarding.arrangement import Arrangement
     from .onboarding.onboard import KeyMaker
     from .vault import Vault
@@ -168,6 +168,27 @@ class Settings(BaseSettings):
             through=arrangement.ours.provisioning,
             endpoint_url=self.endpoint_url,
         )
+
+    def make_rotation_owner(self, role_arn: str | None = None, external_id: str | None = None) -> KmsRotationOwner:
+        """Make who may say how often a KMS key rotates, with the credentials of whoever runs this.
+
+        Args:
+            role_arn: The role in the key's account to assume with them, or None.
+            external_id: The ExternalId for that role, or None.
+
+        Raises:
+            ConfigurationError: as `make_kms`, or a role for a local KMS.
+        """
+        from .kms.local import LocalKms
+
+        kms = self.make_kms()
+        if isinstance(kms, LocalKms):
+            if role_arn is not None or external_id is not None:
+                raise ConfigurationError("a local KMS has no role to assume", hint="leave it out")
+            return kms
+        from .kms.aws_admin import AwsRotationOwner
+
+        return AwsRotationOwner(endpoint_url=self.endpoint_url, role_arn=role_arn, external_id=external_id)
 
     def make_engine(self) -> Engine:
         """Make an engine on the key store's database.

@@ -13,8 +13,9 @@ from .doctor.doctor import diagnose
 from .doctor.findings import Finding
 from .doctor.patience import Patience
 from .keys import KekRecord, KeyRecord, TenantRecord
-from .kms import KmsKey
-from .lifecycle import ending, registration, replicas, rewrap, rewrap_all, rotation, schedule, validation
+from .kms import KmsKey, KmsRotationOwner
+from .lifecycle import ending, kms_history, registration, replicas, rewrap, rewrap_all, rotation, schedule, validation
+from .lifecycle.kms_history import KmsHistory, KmsRotationFound
 from .lifecycle.parts import Parts, Reason
 from .lifecycle.rewrap import Rewrap
 from .lifecycle.rewrap_all import Moved
@@ -97,6 +98,30 @@ class KeyLife:
             follows_kms: Whether the period is that of the tenant's KMS key, and a rotation there makes a new key here.
         """
         return registration.set_rotation(self._parts, tenant, days=days, follows_kms=follows_kms)
+
+    def kms_history(self, tenant: str) -> KmsHistory:
+        """Return what happened to a tenant's KMS key and to the keys under it, by time; asks its KMS once.
+
+        That the KMS does not show its key's rotations to us is said in the answer, and is no error.
+        """
+        return kms_history.history(self._parts, tenant)
+
+    def kms_rotation(self, tenant: str) -> KmsRotationFound:
+        """Return how often a tenant's KMS key rotates, when next, and when it did last."""
+        return kms_history.rotation(self._parts, tenant)
+
+    def set_kms_rotation(self, tenant: str, days: int, owner: KmsRotationOwner) -> KmsRotationFound:
+        """Let a tenant's KMS key rotate by itself every so many days, and return what the KMS says then.
+
+        Args:
+            tenant: The tenant's name.
+            days: 90 to 2560.
+            owner: Who may say so. The vault's own role need not be allowed to, and should not.
+
+        Raises:
+            ConfigurationError: the period is none that a KMS key can have; nobody is asked.
+        """
+        return kms_history.set_rotation_period(self._parts, tenant, days, owner)
 
     def validate(self, tenant: str) -> list[Outcome]:
         """Make every check on a tenant's KMS key and data key, and say what each found. Changes nothing."""

@@ -124,6 +124,10 @@ def test_every_command_asks_whom_the_page_says(
     run("adopt rollback", *adopted)
     run("adopt status", *models)
     run("index plan --rows 50000")
+    strict_kms.allow(own.arn, str(own.role_arn), actions=["kms:ListKeyRotations", "kms:EnableKeyRotation"])
+    run("kms history acme")
+    run("kms rotation acme")
+    run("kms rotation acme --every 120", *role)
     run("key deactivate acme")
     run("key compromise acme 1 --yes")
     for command in (

@@ -137,7 +137,7 @@ def test_what_is_new_in_the_file_stands_beside_what_older_code_reads(kms: LocalK
     document = json.loads(path.read_text())
     assert document["format"] == 1
     (entry,) = document["keys"].values()
-    assert set(entry) - {"rotation_days"} == {"state", "created_at", "deletion_at", "materials"}
+    assert set(entry) - {"rotation_days", "rotations"} == {"state", "created_at", "deletion_at", "materials"}
     assert set(document) - {"platform_key"} == {"format", "warning", "keys"}
 
 

@@ -29,6 +29,8 @@ from tests.support.kms_policy import (
 )
 
 _DAY: Final = 86_400
+PAGE = 100
+"""How many rotations are listed at once."""
 _CRYPTO: Final = {"Encrypt", "Decrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt"}
 _CROSS_ACCOUNT: Final = {*_CRYPTO, "CreateGrant", "DescribeKey", "GetKeyRotationStatus"}
 _MANAGEMENT: Final = {
@@ -498,7 +500,7 @@ def _rotations(record: KeyRecord, parameters: Mapping[str, Any]) -> dict[str, An
     for each in found:
         is_current = each["KeyMaterialId"] == home.material
         each["KeyMaterialState"] = "CURRENT" if is_current else "NON_CURRENT"
-    begin, limit = int(parameters.get("Marker") or 0), int(parameters.get("Limit", 100))
+    begin, limit = int(parameters.get("Marker") or 0), int(parameters.get("Limit", PAGE))
     page: dict[str, Any] = {"Rotations": found[begin : begin + limit], "Truncated": len(found) > begin + limit}
     if page["Truncated"]:
         page["NextMarker"] = str(begin + limit)

@@ -62,6 +62,8 @@ ARGUMENTS = {
     "adopt fallback": ["people.email", "--metadata", "pii_vault.keystore.schema:metadata", "--tenant", "acme", "--end"],
     "audit log": ["acme"],
     "kms cost": ["--processes", "2"],
+    "kms history": ["acme"],
+    "kms rotation": ["acme"],
     "audit verify": ["acme"],
     "audit anchor": ["acme"],
 }

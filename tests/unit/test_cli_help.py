@@ -21,6 +21,7 @@ COMMANDS = [
     *("adopt status", "adopt next", "adopt rollback", "adopt fallback"),
     *("audit log", "audit verify", "audit anchor"),
     "kms cost",
+    *("kms history", "kms rotation"),
     *("inspect", "demo", "version"),
 ]
 GROUPS = ["", "db", "tenant", "key", "index", "adopt", "audit", "kms"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..keystore import Snapshot, TenantSummary
     from ..keystore.upgrade import Status
     from ..lifecycle.ending import Destruction
+    from ..lifecycle.kms_history import Happened, KmsHistory, KmsRotationFound
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,99 @@ class TenantDetails:
             role_arn=kek.role_arn,
             kek_generation=kek.generation,
             audit_entries=found.chain.seq if found.chain is not None else 0,
+        )
+
+
+@dataclass(frozen=True)
+class KmsEvent:
+    """Something that happened to a tenant's KMS key, or to ours under it.
+
+    Attributes:
+        at: When it happened.
+        what: `kms_key_rotated`, `wrapped`, `re_wrapped`, `new_kek` or `data_key_made`.
+        meaning: What it means, one sentence.
+        kind: Of a rotation of the KMS key `automatic` or `on-demand`, of a data key why it was made, else empty.
+        version: The data-key version, or the generation of the key-encryption key; null for the KMS key's rotation.
+        kms_key_arn: The KMS key.
+        kms_key_material_id: Which material of it; null when the KMS does not say.
+    """
+
+    at: datetime
+    what: str
+    meaning: str
+    kind: str
+    version: int | None
+    kms_key_arn: str
+    kms_key_material_id: str | None
+
+    @classmethod
+    def of(cls, found: Happened) -> KmsEvent:
+        """Return the document about one line."""
+        return cls(
+            found.at,
+            found.what.replace(" ", "_").replace("-", "_"),
+            found.meaning,
+            found.kind,
+            found.version,
+            found.kms_key_arn,
+            found.kms_key_material_id,
+        )
+
+
+@dataclass(frozen=True)
+class KmsEvents:
+    """The rotations of a tenant's KMS key, and ours beside them.
+
+    Attributes:
+        tenant: The tenant's name.
+        events: What happened, oldest first.
+        rotations_unseen_because: Why the KMS key's own rotations are not among them; null when they are.
+    """
+
+    tenant: str
+    events: list[KmsEvent]
+    rotations_unseen_because: str | None
+
+    @classmethod
+    def of(cls, tenant: str, found: KmsHistory) -> KmsEvents:
+        """Return the document about a history."""
+        return cls(tenant, [KmsEvent.of(each) for each in found.lines], found.unseen_because)
+
+
+@dataclass(frozen=True)
+class KmsRotationPeriod:
+    """How often a tenant's KMS key rotates by itself.
+
+    Attributes:
+        tenant: The tenant's name.
+        kms_key_arn: The KMS key.
+        rotation_days: How often it rotates by itself, in days; null when it does not.
+        next_at: When it does next; null when the KMS does not say.
+        last_at: When it was rotated last; null when it never was, or when that is not to be seen.
+        last_unseen_because: Why that is not to be seen; null when it is.
+        changed: Whether this call has said how often.
+    """
+
+    tenant: str
+    kms_key_arn: str
+    rotation_days: int | None
+    next_at: datetime | None
+    last_at: datetime | None
+    last_unseen_because: str | None
+    changed: bool
+
+    @classmethod
+    def of(cls, tenant: str, found: KmsRotationFound) -> KmsRotationPeriod:
+        """Return the document about a KMS key's rotation."""
+        period = found.status.period
+        return cls(
+            tenant,
+            found.kms_key_arn,
+            period.days if period is not None else None,
+            found.status.next_at,
+            found.last_at,
+            found.unseen_because,
+            found.changed,
         )
 
 

@@ -318,7 +318,17 @@ def kinds() -> dict[str, Any]:
     from .adoption_reports import AdoptionFound
     from .coverage_reports import Covered
     from .doctor_reports import Examined
-    from .documents import DestroyedKey, Key, Revision, SchemaStatus, SealedValue, Tenant, TenantDetails
+    from .documents import (
+        DestroyedKey,
+        Key,
+        KmsEvents,
+        KmsRotationPeriod,
+        Revision,
+        SchemaStatus,
+        SealedValue,
+        Tenant,
+        TenantDetails,
+    )
     from .erasure_reports import Erased
     from .index_reports import IndexDropped, IndexesBuilt, IndexesFound, IndexRotated, TokenPlan
     from .onboarding_reports import OnboardingFound
@@ -363,6 +373,8 @@ def kinds() -> dict[str, Any]:
         "audit verify": list[Verified],
         "audit anchor": Anchor,
         "kms cost": list[Cost],
+        "kms history": KmsEvents,
+        "kms rotation": KmsRotationPeriod,
         "inspect": SealedValue,
     }
 

@@ -21,6 +21,7 @@ from . import (  # noqa: F401 - they add their commands
     erasing,
     indexing,
     keys,
+    kms_rotations,
     looking,
     onboarding,
     options,

@@ -17,6 +17,7 @@ re-wrap        ``kms:ReEncryptFrom`` on the old key and ``kms:ReEncryptTo`` on t
                ``kms:ReEncryptFrom`` and ``kms:ReEncryptTo`` on the new key for the new key's role, to prove the
                new wrap without a plaintext; the condition ``kms:ReEncryptOnSameKey`` may stand at both. And
                ``kms:DescribeKey`` on the new key.
+history        ``kms:ListKeyRotations`` on it, for a role in the key's account only; without, it is not shown.
 validation     ``kms:DescribeKey`` and ``kms:Decrypt``; a dry run needs no other.
 doctor         what rotation and re-wrap need. It tries others too, which have to be refused (`aws_probes`).
 with a role    ``sts:AssumeRole`` on it, for our own identity; the role's trust policy names that and the ExternalId.
@@ -51,6 +52,7 @@ from ..errors import (
     KmsDeniedError,
     KmsUnavailableError,
 )
+from . import aws_rotations
 from .aws_answers import (
     KEY_BYTES,
     Answer,
@@ -58,7 +60,6 @@ from .aws_answers import (
     check_key,
     description,
     plaintext,
-    rotation_period,
     unexpected,
     wrapped,
 )
@@ -68,7 +69,7 @@ from .aws_clients import ClientCache, ClientKey, Lease
 from .aws_errors import OWN_CREDENTIALS, kms_error
 from .aws_replicas import opened_somewhere
 from .aws_retries import RetryBudget
-from .base import GeneratedKey, KmsKey, KmsKeyDescription, WrappedKey
+from .base import GeneratedKey, KmsKey, KmsKeyDescription, KmsRotationHistory, KmsRotationStatus, WrappedKey
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -92,6 +93,7 @@ class _Client(Protocol):
     def re_encrypt(self, **arguments: object) -> Answer: ...
     def describe_key(self, **arguments: object) -> Answer: ...
     def get_key_rotation_status(self, **arguments: object) -> Answer: ...
+    def list_key_rotations(self, **arguments: object) -> Answer: ...
     def assume_role(self, **arguments: object) -> Answer: ...
 
 
@@ -279,22 +281,32 @@ class AwsKms:
             raise unexpected("the answer to a dry run is a real one", "Decrypt", address)
 
     def rotation_period(self, key: KmsKey) -> timedelta | None:
-        """Return how often AWS rotates this key by itself, or None when it does not.
+        """Return how often AWS rotates this key by itself, or None when it does not. IAM: as `rotation_status`."""
+        return self.rotation_status(key).period
+
+    def rotation_status(self, key: KmsKey) -> KmsRotationStatus:
+        """Return how often AWS rotates this key by itself, and when next.
 
         IAM: ``kms:GetKeyRotationStatus`` on the key, in a statement without encryption-context conditions: this
         call carries no context.
         """
-        address = key_address(key)
-        try:
-            answer = self._call(
-                "GetKeyRotationStatus", key, lambda client: client.get_key_rotation_status(KeyId=key.arn)
-            )
-        except KmsConfigurationError as error:
-            # Imported material and custom key stores: AWS has no automatic rotation for them.
-            if error.code == "UnsupportedOperationException":
-                return None
-            raise
-        return rotation_period(answer, address)
+
+        def ask() -> Answer:
+            return self._call("GetKeyRotationStatus", key, lambda client: client.get_key_rotation_status(KeyId=key.arn))
+
+        return aws_rotations.rotation_status(key_address(key), ask)
+
+    def rotation_history(self, key: KmsKey) -> KmsRotationHistory:
+        """Return the rotations of this key that are done, as far as AWS shows them to us.
+
+        IAM: ``kms:ListKeyRotations`` on the key, without encryption-context conditions. AWS does not show them to
+        another account than the key's, so we see them only with a role there.
+        """
+
+        def ask(more: dict[str, str]) -> Answer:
+            return self._call("ListKeyRotations", key, lambda client: client.list_key_rotations(KeyId=key.arn, **more))
+
+        return aws_rotations.rotation_history(key_address(key), ask)
 
     def check_role(self, key: KmsKey) -> None:
         """Refuse a role that can also be assumed without the ExternalId agreed with the customer.

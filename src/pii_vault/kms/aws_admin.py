@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError
+from .aws import AwsKms
 from .aws_arn import key_address
 from .aws_calls import client_config, require_boto3, translated
-from .base import KmsKey
+from .base import MAX_ROTATION_DAYS, MIN_ROTATION_DAYS, KmsKey, KmsRotationStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from boto3.session import Session
 
 _CONNECT_SECONDS: Final = 2.0
 _READ_SECONDS: Final = 5.0
@@ -31,9 +34,9 @@ class AwsKeyOwner:
 
     def __init__(self, *, endpoint_url: str | None = None) -> None:
         require_boto3()
-        from boto3.session import Session
+        import boto3.session
 
-        self._session = Session()
+        self._session = boto3.session.Session()
         self._endpoint_url = endpoint_url
 
     def create_key(self) -> str:
@@ -70,6 +73,57 @@ class AwsKeyOwner:
             return send(client)
 
         return translated(operation, arn, call)
+
+
+class AwsRotationOwner(AwsKms):
+    """Who may say how often an AWS KMS key rotates: the customer, or who the customer lends a role for it.
+
+    AWS takes it only from the key's own account, so either these are credentials of that account, or `role_arn` is a
+    role in it. Calls, timeouts and errors are those of `AwsKms`.
+
+    Args:
+        endpoint_url: Another endpoint for KMS, or None.
+        sts_endpoint_url: Another endpoint for STS, or None.
+        role_arn: The role in the key's account to assume, or None.
+        external_id: The ExternalId for that role, or None.
+        session: The boto3 session with the credentials; None for boto3's usual chain.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint_url: str | None = None,
+        sts_endpoint_url: str | None = None,
+        role_arn: str | None = None,
+        external_id: str | None = None,
+        session: Session | None = None,
+    ) -> None:
+        super().__init__(
+            endpoint_url=endpoint_url,
+            sts_endpoint_url=sts_endpoint_url,
+            session=session,
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_READ_SECONDS,
+        )
+        self._role = (role_arn, external_id)
+
+    def set_rotation_period(self, arn: str, days: int) -> None:
+        """Let a key rotate by itself every so many days. IAM: ``kms:EnableKeyRotation``.
+
+        Raises:
+            ConfigurationError: not 90 to 2560 days; nobody is asked.
+        """
+        if not MIN_ROTATION_DAYS <= days <= MAX_ROTATION_DAYS:
+            raise ConfigurationError(f"AWS rotates a KMS key every {MIN_ROTATION_DAYS} to {MAX_ROTATION_DAYS} days")
+
+        def send(client: Any) -> Any:
+            return client.enable_key_rotation(KeyId=arn, RotationPeriodInDays=days)
+
+        self._call("EnableKeyRotation", KmsKey(arn, *self._role), send)
+
+    def own_rotation_status(self, arn: str) -> KmsRotationStatus:
+        """Return whether and when a key rotates. IAM: ``kms:GetKeyRotationStatus``."""
+        return self.rotation_status(KmsKey(arn, *self._role))
 
 
 def _region(arn: str) -> str:

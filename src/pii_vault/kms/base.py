@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,52 @@ class KmsKeyDescription:
     is_multi_region: bool = False
 
 
+MIN_ROTATION_DAYS: Final = 90
+MAX_ROTATION_DAYS: Final = 2560
+"""How often a KMS key can be told to rotate by itself (AWS: EnableKeyRotation, RotationPeriodInDays)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KmsRotationStatus:
+    """Whether and when a KMS key rotates by itself.
+
+    Attributes:
+        period: How often, or None when it does not.
+        next_at: When next, UTC, if the KMS says so.
+    """
+
+    period: timedelta | None
+    next_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KmsRotation:
+    """One rotation of a KMS key that is done. It changes no data key.
+
+    Attributes:
+        at: When, UTC.
+        kind: ``automatic`` or ``on-demand``.
+        key_material_id: The material that the KMS key wraps with from then on, if the KMS says so.
+    """
+
+    at: datetime
+    kind: str
+    key_material_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KmsRotationHistory:
+    """The rotations of a KMS key, or why they are not to be seen.
+
+    Attributes:
+        rotations: Oldest first.
+        unseen_because: None when these are all; otherwise one sentence: the KMS does not show them to us.
+    """
+
+    rotations: tuple[KmsRotation, ...]
+    unseen_because: str | None = None
+
+
 @runtime_checkable
 class KmsProvider(Protocol):
     """A KMS that holds customers' keys.
@@ -139,6 +185,18 @@ class KmsKeyOwner(Protocol):
         ...
 
 
+class KmsRotationOwner(Protocol):
+    """Who may say how often a KMS key rotates. The library's own role need not be allowed to, and should not."""
+
+    def set_rotation_period(self, arn: str, days: int) -> None:
+        """Let a KMS key rotate by itself every so many days, 90 to 2560."""
+        ...
+
+    def own_rotation_status(self, arn: str) -> KmsRotationStatus:
+        """Return whether and when the KMS key rotates, as its owner sees it."""
+        ...
+
+
 @runtime_checkable
 class KmsLifecycle(KmsProvider, Protocol):
     """A KMS that also answers what the lifecycle of keys asks."""
@@ -156,6 +214,14 @@ class KmsLifecycle(KmsProvider, Protocol):
 
     def rotation_period(self, key: KmsKey) -> timedelta | None:
         """Return how often the KMS rotates this key by itself, or None when it does not."""
+        ...
+
+    def rotation_status(self, key: KmsKey) -> KmsRotationStatus:
+        """Return whether and when the KMS rotates this key by itself."""
+        ...
+
+    def rotation_history(self, key: KmsKey) -> KmsRotationHistory:
+        """Return the rotations of this key that are done; that we may not see them is an answer, and no error."""
         ...
 
     def check_role(self, key: KmsKey) -> None:

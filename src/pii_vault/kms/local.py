@@ -28,7 +28,17 @@ from ..context import lp
 from ..errors import ConfigurationError, KmsConfigurationError, KmsError, OpenError
 from ..primitives import open_, seal
 from .aws_errors import kms_error
-from .base import GeneratedKey, KmsKey, KmsKeyDescription, WrappedKey
+from .base import (
+    MAX_ROTATION_DAYS,
+    MIN_ROTATION_DAYS,
+    GeneratedKey,
+    KmsKey,
+    KmsKeyDescription,
+    KmsRotation,
+    KmsRotationHistory,
+    KmsRotationStatus,
+    WrappedKey,
+)
 from .local_file import Contents, KeyFile, LocalKey, Material
 
 _ARN_PREFIX: Final = "arn:local:kms:local:000000000000:key/"
@@ -111,10 +121,29 @@ class LocalKms:
 
     def rotation_period(self, key: KmsKey) -> timedelta | None:
         """Return how often the key's owner lets it rotate, or None; a key that is to be deleted does not rotate."""
+        return self.rotation_status(key).period
+
+    def rotation_status(self, key: KmsKey) -> KmsRotationStatus:
+        """Return how often the key's owner lets it rotate. That is only said, so there is no next time."""
         found = self._find(key, "GetKeyRotationStatus")
         if found.rotation_days is None or found.state == "PendingDeletion":
-            return None
-        return timedelta(days=found.rotation_days)
+            return KmsRotationStatus(None)
+        return KmsRotationStatus(timedelta(days=found.rotation_days))
+
+    def own_rotation_status(self, arn: str) -> KmsRotationStatus:
+        """Return the same: who holds the file owns the keys."""
+        return self.rotation_status(KmsKey(arn))
+
+    def rotation_history(self, key: KmsKey) -> KmsRotationHistory:
+        """Return when the key was given new material; a file of an earlier release does not say when that was."""
+        found = self._find(key, "ListKeyRotations")
+        if len(found.rotations) < len(found.materials) - 1:
+            return KmsRotationHistory((), "an earlier release has rotated this key, and did not write down when")
+        return KmsRotationHistory(
+            tuple(
+                KmsRotation(datetime.fromtimestamp(at, UTC), "on-demand", material) for at, material in found.rotations
+            )
+        )
 
     def check_role(self, key: KmsKey) -> None:
         """Do nothing: local keys have no role, and `validate_key` refuses one."""
@@ -197,11 +226,13 @@ class LocalKms:
     def rotate_key(self, arn: str) -> None:
         """Give a key new material; what the older material wrapped keeps opening."""
         with self._change(arn, "RotateKeyOnDemand", allowed={"Enabled"}) as key:
-            key.materials = (*key.materials, _new_material())
+            made = _new_material()
+            key.materials = (*key.materials, made)
+            key.rotations = (*key.rotations, (self._clock(), made.material_id))
 
     def set_rotation_period(self, arn: str, days: int | None) -> None:
         """Say how often the key rotates by itself, 90 to 2560 days, or None for never. It is only said, not done."""
-        if days is not None and not 90 <= days <= 2560:
+        if days is not None and not MIN_ROTATION_DAYS <= days <= MAX_ROTATION_DAYS:
             raise _refused(f"the local key {arn[:200]} rotates every 90 to 2560 days", "365 days is AWS's default")
         operation = "DisableKeyRotation" if days is None else "EnableKeyRotation"
         with self._change(arn, operation, allowed={"Enabled"}) as key:

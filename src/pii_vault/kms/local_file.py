@@ -52,6 +52,7 @@ class LocalKey:
         deletion_at: When a pending deletion takes effect, or None.
         materials: Every generation, the newest last.
         rotation_days: How often its owner lets it rotate, or None.
+        rotations: When it was given new material, in seconds of the wall clock, and which.
     """
 
     state: str
@@ -59,6 +60,7 @@ class LocalKey:
     deletion_at: float | None
     materials: tuple[Material, ...]
     rotation_days: int | None = None
+    rotations: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -190,6 +192,7 @@ def _serialised(contents: Contents) -> bytes:
                 "deletion_at": key.deletion_at,
                 "materials": [[material.material_id, material.secret.hex()] for material in key.materials],
                 "rotation_days": key.rotation_days,
+                "rotations": [list(each) for each in key.rotations],
             }
             for arn, key in contents.keys.items()
         },
@@ -210,8 +213,9 @@ def _parsed(raw: bytes) -> Contents | None:
                 entry["created_at"],
                 entry["deletion_at"],
                 tuple(Material(name, bytes.fromhex(secret)) for name, secret in entry["materials"]),
-                # Optional, as is the platform's key: older files have neither.
+                # Optional, as is the platform's key: older files have none of these.
                 _days(entry.get("rotation_days")),
+                tuple((float(at), str(name)) for at, name in entry.get("rotations", ())),
             )
             for arn, entry in document["keys"].items()
         }

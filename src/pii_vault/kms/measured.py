@@ -9,7 +9,16 @@ from typing import Final
 
 from ..context import KMS_TENANT
 from ..telemetry import Telemetry
-from .base import GeneratedKey, KmsKey, KmsKeyDescription, KmsLifecycle, KmsProber, WrappedKey
+from .base import (
+    GeneratedKey,
+    KmsKey,
+    KmsKeyDescription,
+    KmsLifecycle,
+    KmsProber,
+    KmsRotationHistory,
+    KmsRotationStatus,
+    WrappedKey,
+)
 
 
 class MeasuredKms:
@@ -65,6 +74,16 @@ class MeasuredKms:
         """Measure `KmsLifecycle.rotation_period`."""
         with self._calling("GetKeyRotationStatus"):
             return self._kms.rotation_period(key)
+
+    def rotation_status(self, key: KmsKey) -> KmsRotationStatus:
+        """Measure `KmsLifecycle.rotation_status`."""
+        with self._calling("GetKeyRotationStatus"):
+            return self._kms.rotation_status(key)
+
+    def rotation_history(self, key: KmsKey) -> KmsRotationHistory:
+        """Measure `KmsLifecycle.rotation_history`."""
+        with self._calling("ListKeyRotations"):
+            return self._kms.rotation_history(key)
 
     def check_role(self, key: KmsKey) -> None:
         """Measure `KmsLifecycle.check_role`, which makes a call only for a role with an ExternalId."""

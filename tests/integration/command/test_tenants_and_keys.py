@@ -187,6 +187,49 @@ def test_a_suspended_tenant_is_dark_until_it_is_resumed(local: Operator, monkeyp
     vault.close()
 
 
+def test_rotations_of_the_kms_key_are_shown_and_set(ops: Operator) -> None:
+    key = ops.kms.new_key()
+    ops.run("tenant", "add", "acme", *key)
+    ops.kms.rotate(key[1])
+    ops.run("key", "rotate", "acme")
+    shown = ops.json("kms history", "acme")
+    ours = ["wrapped", "data_key_made", "data_key_made"]
+    is_seen = shown["rotations_unseen_because"] is None
+    found = [each["what"] for each in shown["events"]]
+    assert found == ([*ours[:2], "kms_key_rotated", ours[2]] if is_seen else ours)
+    done = ops.run("kms", "history", "acme")
+    assert ("are not to be seen" in done.err) is not is_seen
+    assert "Our own data key, version 2: somebody asked for it." in done.out
+    ops.kms.set_rotation_period(key[1], 120)
+    found = ops.json("kms rotation", "acme")
+    assert (found["rotation_days"], found["changed"], found["last_at"] is None) == (120, False, not is_seen)
+    assert re.search(r"^rotates +every 120 days$", ops.run("kms", "rotation", "acme").out, re.MULTILINE)
+    assert "every 90 to 2560 days, not every 89" in ops.fails("kms", "rotation", "acme", "--every", "89")
+    assert "belong to --every" in ops.fails("kms", "rotation", "acme", "--role-arn", "arn:aws:iam::1:role/x", code=2)
+
+
+def test_the_development_kms_is_told_how_often_a_key_rotates(local: Operator) -> None:
+    key = local.kms.new_key()
+    local.run("tenant", "add", "acme", *key)
+    assert local.json("kms rotation", "acme", "--every", "90")["rotation_days"] == 90
+    assert "has no role to assume" in local.fails(
+        "kms", "rotation", "acme", "--every", "90", "--role-arn", "arn:aws:iam::111122223333:role/x"
+    )
+
+
+def test_whoever_may_says_how_often_the_kms_key_rotates(aws: Operator, strict_kms: StrictKms) -> None:
+    own = aws.kms.new_key()
+    aws.run("tenant", "add", "glob", *own)
+    lent = "arn:aws:iam::111122223333:role/lent"
+    strict_kms.register_role(lent, external_id="lent-id")
+    role = ("--role-arn", lent, "--external-id", "lent-id")
+    assert "AccessDeniedException" in aws.fails("kms", "rotation", "glob", "--every", "400", *role)
+    strict_kms.allow(own[1], lent, actions=["kms:EnableKeyRotation"])
+    found = aws.json("kms rotation", "glob", "--every", "400", *role)
+    assert (found["rotation_days"], found["changed"]) == (400, True)
+    assert found["next_at"] is not None
+
+
 def test_replicas_are_named_and_taken_back(aws: Operator, strict_kms: StrictKms) -> None:
     own = strict_kms.customer_key(multi_region=True)
     for region in ("eu-central-1", "us-east-1"):
