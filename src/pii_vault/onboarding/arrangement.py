@@ -13,10 +13,8 @@ from typing import Final
 
 from ..errors import ConfigurationError
 from ..keystore import Way as Way  # noqa: PLC0414
+from ..kms.base import MAX_ROTATION_DAYS, MIN_ROTATION_DAYS
 
-MIN_ROTATION_DAYS: Final = 90
-MAX_ROTATION_DAYS: Final = 2560
-"""How often AWS KMS rotates a key by itself (EnableKeyRotation, RotationPeriodInDays)."""
 
 _PARTITION: Final = "aws|aws-cn|aws-us-gov"
 _ACCOUNT: Final = re.compile(r"\d{12}")
