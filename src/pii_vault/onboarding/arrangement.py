@@ -15,7 +15,6 @@ from ..errors import ConfigurationError
 from ..keystore import Way as Way  # noqa: PLC0414
 from ..kms.base import MAX_ROTATION_DAYS, MIN_ROTATION_DAYS
 
-
 _PARTITION: Final = "aws|aws-cn|aws-us-gov"
 _ACCOUNT: Final = re.compile(r"\d{12}")
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
