@@ -74,7 +74,7 @@ class OnboardingFound:
             record.external_id,
             str(folder),
             [Examined.of(each) for each in findings],
-            _next_step(record, findings, folder),
+            _next_step(record, arranged.provisioning_role, findings, folder),
             record.begun_at,
         )
 
@@ -94,13 +94,15 @@ class OnboardingFound:
     def _proof(self) -> str:
         if not self.probes:
             return "made" if self.step in ("proven", "registered") else "not made yet"
-        return f"{sum(each.verdict == 'passed' for each in self.probes)} of {len(self.probes)} probes passed"
+        asked = [each for each in self.probes if each.verdict not in ("info", "not_checked")]
+        return f"{sum(each.verdict == 'passed' for each in asked)} of {len(asked)} probes passed"
 
 
-def _next_step(record: OnboardingRecord, findings: Sequence[Finding], folder: Path) -> str:
+def _next_step(record: OnboardingRecord, role: str | None, findings: Sequence[Finding], folder: Path) -> str:
     again = f"`pii-vault onboard {record.tenant_name}`"
     if record.step == "registered":
-        return f"Next: in the application, `with vault.tenant({record.tenant_name!r}):` and the first row."
+        first = f"Next: in the application, `with vault.tenant({record.tenant_name!r}):` and the first row."
+        return first if role is None else f"{first} The customer deletes {role}, which is of no more use."
     if findings:
         return f"Next: what is marked above is changed, then {again} once more. Nothing was registered."
     applies = f"Next: the customer applies one of the files in {folder}"

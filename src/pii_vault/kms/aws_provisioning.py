@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..errors import KmsConfigurationError
+from ..errors import KmsConfigurationError, KmsDeniedError
 from .aws_calls import client_config, require_boto3, translated
 from .aws_errors import OWN_CREDENTIALS
 
@@ -80,35 +80,30 @@ class AwsProvisioning:
     def _assumed(self, role: str, more: _Credentials, credentials: _Credentials) -> _Credentials:
         """Assume a role with some credentials, and return its own."""
         sts = self._client("sts", credentials)
-        answer = translated(
-            "AssumeRole",
-            role,
-            lambda: sts.assume_role(
-                RoleArn=role, RoleSessionName=_SESSION_NAME, DurationSeconds=_SESSION_SECONDS, **more
-            ),
-            step="AssumeRole",
+        try:
+            answer = translated(
+                "CreateKey",
+                role,
+                lambda: sts.assume_role(
+                    RoleArn=role, RoleSessionName=_SESSION_NAME, DurationSeconds=_SESSION_SECONDS, **more
+                ),
+                step="AssumeRole",
+            )
+        except KmsDeniedError as error:
+            refusal = error
+        else:
+            return _credentials(answer["Credentials"])
+        raise KmsDeniedError(
+            f"role {role} cannot be assumed ({refusal.code})",
+            code=refusal.code,
+            operation="AssumeRole",
+            hint="its owner applies the documents that were handed over; AWS takes some minutes to know a new role",
         )
-        given = answer["Credentials"]
-        return {
-            "aws_access_key_id": given["AccessKeyId"],
-            "aws_secret_access_key": given["SecretAccessKey"],
-            "aws_session_token": given["SessionToken"],
-        }
 
     def _client(self, service: str, credentials: _Credentials) -> Any:
         config: Any = client_config(_CONNECT_SECONDS, _READ_SECONDS)
         options: dict[str, Any] = {"endpoint_url": self._endpoints[service], "config": config, **credentials}
         return self._session.client(service, self._region, **options)
-
-    def key_named(self, alias: str) -> str | None:
-        """Return the ARN of the key that an alias names, or None. IAM: ``kms:DescribeKey``."""
-        try:
-            answer = self._call("DescribeKey", alias, lambda: self._kms.describe_key(KeyId=alias))
-        except KmsConfigurationError as error:
-            if error.code == "NotFoundException":
-                return None
-            raise
-        return str(answer["KeyMetadata"]["Arn"])
 
     def create_key(self, policy: str, description: str, tags: Mapping[str, str]) -> str:
         """Make a symmetric key with this policy, and return its ARN. IAM: ``kms:CreateKey``, ``kms:TagResource``.
@@ -134,8 +129,22 @@ class AwsProvisioning:
         return str(answer["KeyMetadata"]["Arn"])
 
     def name_key(self, arn: str, alias: str) -> None:
-        """Give a key a name in the customer's console. IAM: ``kms:CreateAlias`` on the alias and on the key."""
-        self._call("CreateAlias", arn, lambda: self._kms.create_alias(AliasName=alias, TargetKeyId=arn))
+        """Give a key a name in the customer's console, unless it has it already.
+
+        IAM: ``kms:CreateAlias`` on the alias and on the key; ``kms:DescribeKey``.
+
+        Raises:
+            KmsConfigurationError: the alias names another key.
+        """
+        try:
+            self._call("CreateAlias", arn, lambda: self._kms.create_alias(AliasName=alias, TargetKeyId=arn))
+        except KmsConfigurationError as error:
+            if error.code != "AlreadyExistsException" or not self._is_named(arn, alias):
+                raise
+
+    def _is_named(self, arn: str, alias: str) -> bool:
+        answer = self._call("DescribeKey", alias, lambda: self._kms.describe_key(KeyId=alias))
+        return bool(answer["KeyMetadata"]["Arn"] == arn)
 
     def rotate_key(self, arn: str, days: int) -> None:
         """Let AWS rotate a key every so many days, 90 to 2560. IAM: ``kms:EnableKeyRotation``."""
@@ -145,3 +154,12 @@ class AwsProvisioning:
 
     def _call(self, operation: str, named: str, call: Callable[[], ResultT]) -> ResultT:
         return translated(operation, f"{named} by {self._role_arn}", call)
+
+
+def _credentials(given: Any) -> _Credentials:
+    """Return what STS has answered as boto3 takes it."""
+    return {
+        "aws_access_key_id": given["AccessKeyId"],
+        "aws_secret_access_key": given["SecretAccessKey"],
+        "aws_session_token": given["SessionToken"],
+    }

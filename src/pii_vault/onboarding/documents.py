@@ -112,7 +112,7 @@ _GRANTS: Final[Mapping[str, str]] = {
     "CustomerAdministers": "Your account's administrators manage the key. They cannot use it to read: for that they"
     " would have to change this policy, which CloudTrail shows.",
     "PassesLockoutCheck": "AWS makes a key only for somebody who could change its policy again. This lets the"
-    " provisioning role pass that check; it ends when you delete the role.",
+    " provisioning role pass that check. Until you delete the role, it could change this policy, too.",
     "PiiVaultUses": "The access role makes, opens and re-wraps keys, of this application and of you alone: the"
     " request must carry your id, and nothing beyond five known entries.",
     "PiiVaultUnwraps": "Our runtime role opens keys, of this application and of you alone: the request must carry"

@@ -4,7 +4,7 @@ Begun: identity and ExternalId are made and stored, since policies name them. Ha
 to set up. Made: the KMS key is known. Proven: what has to work works and what has to be denied is denied. Registered:
 the tenant has keys under its KMS key.
 
-Nothing is ever made twice that the customer would see twice: the key is looked for by its alias before one is made.
+Nothing is made twice that the customer would see twice: a key's ARN is stored before anything else is done with it.
 """
 
 from __future__ import annotations
@@ -45,16 +45,12 @@ _ARRANGED: Final = (
 class KeyMaker(Protocol):
     """Who makes a KMS key in the customer's account (`kms.aws_provisioning`)."""
 
-    def key_named(self, alias: str) -> str | None:
-        """Return the ARN of the key that an alias names, or None."""
-        ...
-
     def create_key(self, policy: str, description: str, tags: dict[str, str]) -> str:
         """Make a key and return its ARN."""
         ...
 
     def name_key(self, arn: str, alias: str) -> None:
-        """Give a key an alias."""
+        """Give a key an alias, unless it has it already."""
         ...
 
     def rotate_key(self, arn: str, days: int) -> None:
@@ -181,8 +177,7 @@ class Onboarding:
         tagged = partial(_once_allowed, wait)
         record = self.record()
         arranged = self._arrangement(record)
-        named = maker.key_named(arranged.alias)
-        arn = record.kms_key_arn or named
+        arn = record.kms_key_arn
         if arn is None:
             arn = maker.create_key(
                 json.dumps(key_policy(arranged)),
@@ -190,9 +185,8 @@ class Onboarding:
                 {TENANT_TAG: arranged.tenant_uid.hex()},
             )
             record = self._advance(record, record.step, kms_key_arn=arn)  # before anything else can fail
-        if named is None:
-            tagged(lambda: maker.name_key(arn, arranged.alias))
         replace(arranged, key_arn=arn)  # it is where it was to be
+        tagged(lambda: maker.name_key(arn, arranged.alias))
         tagged(lambda: maker.rotate_key(arn, arranged.rotation_days))
         return self._advance(record, OnboardingStep.MADE, kms_key_arn=arn)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, String, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.support.command import environment
 from tests.support.kms_policy import ALLOW_EVERYTHING
 from tests.support.operator import Operator, operator
 from tests.support.strict_kms import FaultRule, StrictKms
@@ -191,6 +195,26 @@ def test_called_before_the_customer_did_anything_it_says_what_is_missing_and_not
     assert ops.json("tenant list") == []
 
 
+def test_a_role_that_is_not_there_yet_is_named(ops: Operator, strict_kms: StrictKms, folder: Path) -> None:
+    begun = onboard(ops, folder, *PLACE, "--create-key")
+    said = ops.fails("onboard", "acme", "--out", str(folder), "--wait", "0")
+    assert begun["provisioning_role"] in said
+    assert "documents that were handed over" in said
+    assert strict_kms.count("CreateKey") == 0
+
+
+def test_an_alias_of_another_key_stays_what_it_is(
+    ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path
+) -> None:
+    customer.make_roles(onboard(ops, folder, *PLACE, "--create-key"))
+    client = strict_kms.session(ADMIN).client("kms", "eu-west-1", endpoint_url=strict_kms.endpoint_url)
+    other = client.create_key()["KeyMetadata"]["Arn"]
+    client.create_alias(AliasName="alias/pii-vault/acme", TargetKeyId=other)
+    ops.fails("onboard", "acme", "--out", str(folder), "--wait", "0")
+    assert client.describe_key(KeyId="alias/pii-vault/acme")["KeyMetadata"]["Arn"] == other
+    assert ops.json("tenant list") == []
+
+
 def test_a_tag_that_aws_has_not_weighed_yet_is_waited_for(
     ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path
 ) -> None:
@@ -213,6 +237,27 @@ def test_making_the_key_is_taken_up_again_where_it_ended(
     assert onboard(ops, folder)["step"] == "registered"
     made = strict_kms.count("CreateKey", outcome="ok")
     assert made == 1
+
+
+@pytest.mark.parametrize("call", ["CreateAlias", "EnableKeyRotation", "GenerateDataKey"])
+def test_killed_while_it_waits_for_aws_it_goes_on_and_makes_no_second_key(
+    ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path, call: str
+) -> None:
+    customer.make_roles(onboard(ops, folder, *PLACE, "--create-key"))
+    strict_kms.script(FaultRule(call, black_hole=True))
+    asked = strict_kms.count(call)
+    command = [sys.executable, "-m", "pii_vault", "onboard", "acme", "--out", str(folder)]
+    child = subprocess.Popen(command, env=environment(**ops.settings), stderr=subprocess.DEVNULL)
+    try:
+        while strict_kms.count(call) == asked:
+            assert child.poll() is None
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+    strict_kms.clear_script()
+    assert onboard(ops, folder)["step"] == "registered"
+    assert strict_kms.count("CreateKey", outcome="ok") == 1
 
 
 def test_a_tenant_under_the_platform_s_key_moves_to_its_own_and_keeps_its_values(
