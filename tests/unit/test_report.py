@@ -59,6 +59,7 @@ KEY = KmsKeyFacts(
     made_at=NOW,
     deleted_at=None,
     rotations=None,
+    replica_regions=(),
 )
 VERSION = VersionFacts(1, "active", "initial", "ops", NOW, NOW, None, None, 1024, ARN, 4)
 COLUMN = ColumnFacts("people", "email", True, (Share(1, "active", 4, False),))

@@ -38,7 +38,7 @@ class Finding:
 
     Attributes:
         kind: One word for it: `check`, `kms`, `kms_key`, `audit`, `stored`, `not_counted`, `compromised_key`,
-            `rotation`, `adoption`, `fallback`, `suspended`, `erased`, `provider_key` or `development`.
+            `rotation`, `adoption`, `fallback`, `suspended`, `disabled`, `erased`, `provider_key` or `development`.
         problem: Whether it breaks a promise. If not, it is worth knowing.
         text: What it is, in words.
         way_out: What to do about it; empty when there is nothing to do.
@@ -71,6 +71,8 @@ class KmsKeyFacts:
         made_at: When the KMS key was made; null when the KMS does not say.
         deleted_at: When it will be deleted; null when that is not planned, or the KMS does not say.
         rotations: When the KMS has rotated the key by itself or on demand; null when that is not known.
+        replica_regions: Where it has replicas that unwrap while its own region is unavailable, in the order in which
+            they are tried.
     """
 
     arn: str
@@ -88,6 +90,7 @@ class KmsKeyFacts:
     made_at: datetime | None
     deleted_at: datetime | None
     rotations: tuple[datetime, ...] | None
+    replica_regions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,3 +230,5 @@ def _of_tenant(found: Found) -> Iterator[Finding]:
         yield _note("erased", "All keys of this tenant are destroyed: nothing that they sealed opens again.")
     if found.tenant.suspended:
         yield _note("suspended", "The tenant is suspended: nothing is sealed and nothing is opened.")
+    elif not found.tenant.policy.pii_encryption:
+        yield _note("disabled", "PII encryption is not on for the tenant: nothing is sealed and nothing is opened.")

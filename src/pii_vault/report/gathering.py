@@ -6,6 +6,7 @@ platform's sees what verifying the audit log takes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -142,7 +143,7 @@ def _asked(parts: Parts, snapshot: Snapshot, *, ask_kms: bool) -> tuple[KmsKeyFa
         # Each check would wait for the same answer.
         return _key(parts, snapshot, Answer.FAILED, failure=str(error)), ()
     else:
-        key = _key(parts, snapshot, Answer.ANSWERED, said)
+        key = replace(_key(parts, snapshot, Answer.ANSWERED, said), rotations=_rotations(parts, snapshot))
     try:
         outcomes = validate(parts, snapshot.tenant.name)
     except PiiVaultError as error:
@@ -173,8 +174,18 @@ def _key(
         newest_material=said.key_material_id if said is not None else None,
         made_at=said.created_at if said is not None else None,
         deleted_at=said.deleted_at if said is not None else None,
-        rotations=None,  # nobody asks for them yet
+        rotations=None,
+        replica_regions=kek.replica_regions,
     )
+
+
+def _rotations(parts: Parts, snapshot: Snapshot) -> tuple[datetime, ...] | None:
+    """Return when the KMS has rotated its key; None if it does not tell us."""
+    try:
+        found = parts.kms.rotation_history(kms_key(snapshot.tenant, snapshot.kek))
+    except PiiVaultError:
+        return None
+    return tuple(each.at for each in found.rotations) if found.unseen_because is None else None
 
 
 def _versions(snapshot: Snapshot, columns: tuple[ColumnFacts, ...] | None) -> tuple[VersionFacts, ...]:

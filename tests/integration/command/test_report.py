@@ -222,6 +222,19 @@ def test_a_kms_that_lets_us_in_no_longer_and_one_that_does_not_answer(postgres_u
         assert report["audit"]["verified"] is True  # our own KMS has not refused
 
 
+def test_the_kms_key_s_own_rotations_are_told_where_the_kms_shows_them(local: Operator) -> None:
+    options = local.kms.new_key()
+    local.run("tenant", "add", "acme", *options)
+    assert local.json("report", "acme", code=1)["kms_key"]["rotations"] == []
+    local.kms.rotate(options[1])
+    assert len(local.json("report", "acme", code=1)["kms_key"]["rotations"]) == 1
+
+
+def test_a_tenant_without_pii_encryption_is_told_apart_from_a_suspended_one(local: Operator) -> None:
+    local.run("tenant", "add", "acme", *local.kms.new_key(), "--pii-encryption", "off")
+    assert "disabled" in kinds(local.json("report", "acme", code=1), problem=False)
+
+
 def test_an_overdue_rotation_is_a_problem_after_a_day(local_app: Application) -> None:
     late = datetime.now(UTC) - timedelta(days=2)
     local_app.ops.alter(update(keys).where(keys.c.state == "active", keys.c.purpose == "data").values(due_at=late))
