@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine, Inspector, MetaData, Table, inspect
-from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
+from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.types import TypeEngine
 
 from ..envelope import OVERHEAD_BYTES, TOKEN_BYTES
@@ -182,7 +182,11 @@ def _has(table: Table, column: str) -> bool:
 
 
 def _stored(engine: Engine, tables: dict[Table, list[str]], metadata: Any, store: KeyStore) -> Iterator[Finding]:
-    yield from _column_types(engine, tables)
+    columns = list(_column_types(engine, tables))
+    yield from columns
+    if any(each.verdict is Verdict.NOT_MADE for each in columns):
+        yield Finding(_OURS, "plaintext", Verdict.NOT_MADE, "values were not counted: the database did not answer")
+        return
     try:
         found = coverage(store, engine, metadata, estimate=True)
     except PiiVaultError as error:
@@ -234,7 +238,7 @@ def _column_types(engine: Engine, tables: dict[Table, list[str]]) -> Iterator[Fi
                     wrong.append(f"{place} is {real[name]}")
                 elif (reason := _too_narrow(engine, real[name], table.columns[_key(table, name)].type)) is not None:
                     narrow.append(f"{place} {reason}")
-    except SQLAlchemyError as error:
+    except Exception as error:  # noqa: BLE001 - asyncpg's come as they are with SQLAlchemy 2.0
         finding = f"the columns cannot be looked at: {type(error).__name__}"
         yield Finding(_OURS, "column-types", Verdict.NOT_MADE, finding)
         return
