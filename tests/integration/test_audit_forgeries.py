@@ -220,6 +220,7 @@ CHANGES_OF_RECORDS: dict[Table, tuple[str, dict[str, Any]]] = {
             "kms_key_material_id": "other",
             "commitment": bytes(32),
             "created_at": WHEN,
+            "replica_regions": "eu-central-1",
         },
     ),
     tenants: ("the tenant: ", {"suspended": True, "created_at": WHEN}),
@@ -232,6 +233,7 @@ CHANGES_OF_RECORDS: dict[Table, tuple[str, dict[str, Any]]] = {
             "follows_kms": True,
             "ttl_seconds": 43_200,
             "grace_seconds": 600,
+            "pii_encryption": False,
         },
     ),
 }

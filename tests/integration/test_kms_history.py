@@ -213,7 +213,7 @@ def test_our_own_role_need_not_be_allowed_to_and_is_not(app: App) -> None:
 def test_a_period_that_no_kms_key_has_is_refused_before_any_call(app: App, days: int) -> None:
     owner = app.owner("kms:EnableKeyRotation", "kms:GetKeyRotationStatus")
     with app.kms.counting() as calls:
-        with pytest.raises(ConfigurationError, match="90 to 2560 days"):
+        with pytest.raises(ConfigurationError, match=f"every 90 to 2560 days, not every {days}"):
             app.vault.set_kms_rotation("acme", days, owner)
         with pytest.raises(ConfigurationError, match="90 to 2560 days"):
             owner.set_rotation_period(app.key.arn, days)

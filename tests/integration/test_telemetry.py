@@ -23,7 +23,7 @@ from tests.support.clocks import Clocks
 from tests.support.strict_kms import FaultRule, StrictKms
 
 from pii_vault import EncryptedString, Vault
-from pii_vault.errors import KmsDeniedError, KmsUnavailableError
+from pii_vault.errors import KmsDeniedError, KmsUnavailableError, PiiEncryptionDisabledError, TenantSuspendedError
 from pii_vault.keyring import Keyring
 from pii_vault.keyring.terms import NOTICE_SECONDS, REFUSED_SECONDS
 from pii_vault.kms import KmsKey
@@ -127,6 +127,28 @@ def test_hits_fetches_and_those_who_wait_are_counted(app: App, told: Told) -> No
     for _ in range(5):
         app.enter()
     assert told() == {("keyring.lookups", "outcome=hit"): 5}
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("UPDATE pii_vault_tenants SET suspended = true", TenantSuspendedError),
+        ("UPDATE pii_vault_policies SET pii_encryption = false", PiiEncryptionDisabledError),
+    ],
+)
+def test_a_tenant_that_may_not_seal_and_open_any_more_is_told_as_a_refusal(
+    app: App, told: Told, statement: str, error: type[Exception]
+) -> None:
+    app.enter()
+    told()
+    with app.vault._engine.begin() as connection:  # behind the vault's back: nobody is asked to forget
+        connection.execute(text(statement))
+    app.clocks.pass_(EARLY)
+    with pytest.raises(error):
+        app.enter()
+    found = told()
+    assert found[("keyring.evictions", "reason=refused")] == 1
+    assert ("keyring.evictions", "reason=invalid") not in found
 
 
 def test_a_replica_that_opens_is_counted_by_region(strict_kms: StrictKms) -> None:
