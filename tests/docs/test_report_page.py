@@ -44,7 +44,7 @@ def test_the_customers_kms_is_asked_as_the_page_says(tmp_path: Path) -> None:
         with year.kms.counting() as silent:
             year.report(ask_kms=False)
     assert [each for each in silent.calls if each.key in theirs] == []
-    # "two `DescribeKey`, one `ListKeyRotations`, one `Decrypt`, one more that is refused, … one `AssumeRole` that is refused"
+    # "two `DescribeKey`, one `ListKeyRotations`, one `Decrypt`, one more that is refused, … one `AssumeRole`"
     assert asked == {
         ("DescribeKey", "ok"): 2,
         ("ListKeyRotations", "AccessDeniedException"): 1,  # this customer's key policy does not let us see them

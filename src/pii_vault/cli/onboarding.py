@@ -137,16 +137,19 @@ def _go_on(
 
     record = onboarding.record()
     findings: Sequence[Finding] = ()
-    if record.step is OnboardingStep.BEGUN:
+    begun = record.step is OnboardingStep.BEGUN
+    if begun or (record.kms_key_arn is None and not folder.exists()):
         hand_over(onboarding.documents(), folder)
         record = onboarding.record()
+    if begun:
         _tell(onboarding, record, findings, folder, json=json)
         return
     if record.step is OnboardingStep.HANDED_OVER and record.way == "created":
         with output.waiting(f"making a KMS key in account {record.kms_account}"):
             record = onboarding.make_key(settings.make_key_maker(onboarding.arrangement()), wait=wait)
     if record.kms_key_arn is not None and record.step is not OnboardingStep.REGISTERED:
-        hand_over((each for each in onboarding.documents() if each.who is Recipient.US), folder)  # they name the key
+        ours = [each for each in onboarding.documents() if each.who is Recipient.US]
+        hand_over([each for each in ours if not (folder / each.name).exists()], folder)  # now they can name the key
         findings = _proven(onboarding, wait)
         record = onboarding.record()
         if record.step is OnboardingStep.PROVEN:

@@ -22,7 +22,7 @@ from ..doctor.contexts import Contexts
 from ..doctor.findings import Finding
 from ..doctor.patience import Patience
 from ..doctor.probes import probe_key
-from ..errors import KmsDeniedError, OnboardingError, PiiEncryptionDisabledError, TenantNotFoundError
+from ..errors import KeyStoreError, KmsDeniedError, OnboardingError, PiiEncryptionDisabledError, TenantNotFoundError
 from ..keys import Policy, TenantRecord
 from ..keystore import OnboardingRecord, OnboardingStep
 from ..kms import KmsKey
@@ -150,7 +150,12 @@ class Onboarding:
         record = self.record()
         found = documents(self._arrangement(record))
         if record.step is OnboardingStep.BEGUN:
-            self._advance(record, OnboardingStep.HANDED_OVER)
+            try:
+                self._advance(record, OnboardingStep.HANDED_OVER)
+            except KeyStoreError:
+                if self.record().step is OnboardingStep.BEGUN:
+                    raise
+                # somebody else hands over the same
         return found
 
     def share_key(self, arn: str) -> OnboardingRecord:
@@ -158,8 +163,9 @@ class Onboarding:
 
         Raises:
             ConfigurationError: it is not a key of the arranged account and region.
+            OnboardingError: the tenant is registered, with another key or with this one.
         """
-        record = self.record()
+        record = self._unfinished()
         replace(self._arrangement(record), key_arn=arn)  # checks it
         return self._advance(record, OnboardingStep.MADE, kms_key_arn=arn)
 
@@ -173,9 +179,10 @@ class Onboarding:
 
         Raises:
             KmsError: the role may not do it, or does not exist yet.
+            OnboardingError: the tenant is registered.
         """
         tagged = partial(_once_allowed, wait)
-        record = self.record()
+        record = self._unfinished()
         arranged = self._arrangement(record)
         arn = record.kms_key_arn
         if arn is None:
@@ -199,7 +206,8 @@ class Onboarding:
         record = self.record()
         contexts = Contexts.of(self.tenant, self._identity_of(record))
         findings = probe_key(self._parts.kms, self._address(record), contexts, patience=patience)
-        if findings and not any(each.verdict.is_bad for each in findings):
+        proven = findings and not any(each.verdict.is_bad for each in findings)
+        if proven and record.step is not OnboardingStep.REGISTERED:
             self._advance(record, OnboardingStep.PROVEN)
         return findings
 
@@ -237,8 +245,7 @@ class Onboarding:
     def _identity(self, known: OnboardingRecord | None) -> tuple[Identity, str]:
         """Return whose keys they will be, and the ExternalId: of the onboarding, of the tenant, or fresh ones."""
         if known is not None:
-            if known.step is OnboardingStep.REGISTERED:
-                raise self._done(str(known.kms_key_arn))
+            known = self._unfinished()
             return self._identity_of(known), known.external_id
         external_id = secrets.token_urlsafe(EXTERNAL_ID_BYTES)
         if not self._is_registered():
@@ -253,6 +260,13 @@ class Onboarding:
         if not self._parts.is_platform_key(snapshot.kek.kms_key_arn):
             raise self._done(snapshot.kek.kms_key_arn)
         return snapshot.tenant.identity, external_id
+
+    def _unfinished(self) -> OnboardingRecord:
+        """Return how far it is, unless the tenant is registered: then nothing of it may change any more."""
+        record = self.record()
+        if record.step is OnboardingStep.REGISTERED:
+            raise self._done(str(record.kms_key_arn))
+        return record
 
     def _done(self, arn: str) -> OnboardingError:
         return OnboardingError(

@@ -274,6 +274,31 @@ def test_a_tenant_under_the_platform_s_key_moves_to_its_own_and_keeps_its_values
     seals(local_url, strict_kms, ops, make_engine)
 
 
+def test_what_is_registered_is_not_arranged_anew(
+    ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path
+) -> None:
+    customer.make_roles(onboard(ops, folder, *PLACE))
+    arn = customer.make_key()
+    onboard(ops, folder, "--key", arn)
+    for other in (("--key", customer.make_key()), PLACE, (*PLACE, "--create-key")):
+        said = ops.fails("onboard", "acme", "--out", str(folder), *other)
+        assert arn in said
+        assert "rewrap" in said
+    assert onboard(ops, folder)["kms_key_arn"] == arn
+
+
+def test_two_who_begin_at_once_hand_over_one_identity(ops: Operator, folder: Path) -> None:
+    command = [sys.executable, "-m", "pii_vault", "onboard", "acme", *PLACE, "--json"]
+    places = [folder / str(number) for number in range(4)]
+    children = [
+        subprocess.Popen([*command, "--out", str(place)], env=environment(**ops.settings), stdout=subprocess.PIPE)
+        for place in places
+    ]
+    found = [json.loads(child.communicate()[0]) for child in children]
+    assert len({(each["tenant_uid"], each["external_id"]) for each in found}) == 1
+    assert len({(place / "key-policy.json").read_text() for place in places}) == 1
+
+
 def test_a_tenant_without_the_feature_is_not_onboarded(ops: Operator, folder: Path) -> None:
     ops.run("tenant", "add", "acme", "--pii-encryption", "off")
     said = ops.fails("onboard", "acme", *PLACE, "--out", str(folder))
