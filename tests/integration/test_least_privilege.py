@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, create_engine, event, inspect, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.integration.test_onboardings import ACME
 from tests.support.world import World
 
 from pii_vault import EncryptedString, Vault
 from pii_vault.errors import KeyLimitError, KeyStoreError, PiiVaultError
-from pii_vault.keystore import KeyStore, schema
+from pii_vault.keystore import KeyStore, OnboardingStep, schema
 from pii_vault.keystore.upgrade import check, upgrade
 from pii_vault.stages import AdoptionRecord, Stage
 
@@ -270,6 +272,18 @@ def test_whoever_adopts_columns_adds_steps_and_everybody_reads_them(
     others = f"SELECT ON {', '.join(set(schema.metadata.tables) - {'pii_vault_adoptions'})}"
     with pytest.raises(KeyStoreError, match=r"InsufficientPrivilege.*docs/security\.md"):
         KeyStore(as_role(others)).adoptions()
+
+
+def test_whoever_onboards_writes_onboardings_and_the_application_need_not_see_them(
+    world: World, as_role: Callable[..., Engine]
+) -> None:
+    operator = KeyStore(as_role("SELECT ON {tables}", "INSERT, UPDATE ON pii_vault_onboardings"))
+    now = datetime.now(UTC)
+    begun = operator.onboardings.begin(replace(ACME, begun_at=now, step_at=now))
+    operator.onboardings.advance("acme", begun.step, OnboardingStep.HANDED_OVER, now)
+    others = f"SELECT ON {', '.join(set(schema.metadata.tables) - {'pii_vault_onboardings'})}"
+    with pytest.raises(KeyStoreError, match=r"InsufficientPrivilege.*docs/security\.md"):
+        KeyStore(as_role(others)).onboardings.load("acme")
 
 
 class TestInASchemaOfItsOwn:
