@@ -35,7 +35,7 @@ FULL: dict[str, list[str]] = {
     "kms_calls": [],
     "space": [],
     "search": [],
-    "reencrypt": [],
+    "reencrypt": ["--rows", "1000000", "--rounds", "3"],
     "rotation": [],
     "scaling": [],
 }
