@@ -47,7 +47,7 @@ def test_the_customers_kms_is_asked_as_the_page_says(tmp_path: Path) -> None:
     # "two `DescribeKey`, one `ListKeyRotations`, one `Decrypt`, one more that is refused, … one `AssumeRole`"
     assert asked == {
         ("DescribeKey", "ok"): 2,
-        ("ListKeyRotations", "AccessDeniedException"): 1,  # this customer's key policy does not let us see them
+        ("ListKeyRotations", "ok"): 1,
         ("Decrypt", "ok"): 1,
         ("Decrypt", "InvalidCiphertextException"): 1,
         ("AssumeRole", "AccessDenied"): 1,

@@ -45,6 +45,7 @@ class Year:
         self.vault.create_all()
         Base.metadata.create_all(self.engine)
         self.key = kms.customer_key()
+        kms.allow(self.key.arn, str(self.key.role_arn), actions=["kms:ListKeyRotations"], describe=False)
         self.vault.add_tenant(
             tenant, key=self.key.arn, role_arn=self.key.role_arn, external_id=self.key.external_id, rotation_days=120
         )
