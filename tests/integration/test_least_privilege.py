@@ -280,7 +280,7 @@ def test_whoever_onboards_writes_onboardings_and_the_application_need_not_see_th
     operator = KeyStore(as_role("SELECT ON {tables}", "INSERT, UPDATE ON pii_vault_onboardings"))
     now = datetime.now(UTC)
     begun = operator.onboardings.begin(replace(ACME, begun_at=now, step_at=now))
-    operator.onboardings.advance("acme", begun.step, OnboardingStep.HANDED_OVER, now)
+    operator.onboardings.advance(begun, OnboardingStep.HANDED_OVER, now)
     others = f"SELECT ON {', '.join(set(schema.metadata.tables) - {'pii_vault_onboardings'})}"
     with pytest.raises(KeyStoreError, match=r"InsufficientPrivilege.*docs/security\.md"):
         KeyStore(as_role(others)).onboardings.load("acme")

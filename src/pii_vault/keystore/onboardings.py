@@ -58,21 +58,22 @@ class Onboardings:
             return _found(connection, name)
 
     def advance(
-        self, name: str, before: OnboardingStep, after: OnboardingStep, now: datetime, **changes: Any
+        self, before: OnboardingRecord, after: OnboardingStep, now: datetime, **changes: Any
     ) -> OnboardingRecord:
         """Take an onboarding from one step to another, if nobody else has meanwhile; return it as it is then.
 
         Args:
-            name: The tenant's name.
-            before: The step that it must be at.
+            before: The onboarding as it was read: it must still be at that step, with that KMS key or none.
             after: The step that it is at from now on; the same one to change something without a step.
             now: The present instant.
             changes: Columns that change with it: ``kms_key_arn`` once it is known, say.
 
         Raises:
-            KeyStoreError: it is at another step, or there is none, or a change is not allowed. Nothing was changed.
+            KeyStoreError: it is another one by now, or there is none, or a change is not allowed. Nothing was changed.
         """
-        mine = (onboardings.c.tenant_name == name, onboardings.c.step == before)
+        name = before.tenant_name
+        same_key = onboardings.c.kms_key_arn.is_not_distinct_from(before.kms_key_arn)
+        mine = (onboardings.c.tenant_name == name, onboardings.c.step == before.step, same_key)
         try:
             with self._transaction() as connection:
                 moved = update(onboardings).where(*mine).values(step=after, step_at=now, **changes)
@@ -86,7 +87,7 @@ class Onboardings:
                 hint="what was handed over never changes: to arrange something else, take another name",
             ) from None
         raise KeyStoreError(
-            f"the onboarding of {name!r} is not at {before} any longer",
+            f"the onboarding of {name!r} is not at {before.step} any longer, or has another KMS key",
             hint="somebody else goes on with it: look where it stands now",
         )
 

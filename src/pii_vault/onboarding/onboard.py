@@ -191,7 +191,7 @@ class Onboarding:
                 f"pii_vault, tenant {arranged.tenant_uid.hex()}",
                 {TENANT_TAG: arranged.tenant_uid.hex()},
             )
-            record = self._advance(record, record.step, kms_key_arn=arn)  # before anything else can fail
+            record = self._remember_key(record, arn)  # before anything else can fail
         replace(arranged, key_arn=arn)  # it is where it was to be
         tagged(lambda: maker.name_key(arn, arranged.alias))
         tagged(lambda: maker.rotate_key(arn, arranged.rotation_days))
@@ -268,6 +268,17 @@ class Onboarding:
             raise self._done(str(record.kms_key_arn))
         return record
 
+    def _remember_key(self, record: OnboardingRecord, arn: str) -> OnboardingRecord:
+        """Store the ARN of a key that was just made, unless somebody else has made one meanwhile."""
+        try:
+            return self._advance(record, record.step, kms_key_arn=arn)
+        except KeyStoreError as error:
+            failure = error
+        raise OnboardingError(
+            f"KMS key {arn} was made for tenant {self.tenant!r}, and is not used: {failure.args[0]}",
+            hint="look where the onboarding stands; the customer may delete a key that is not the one it names",
+        )
+
     def _done(self, arn: str) -> OnboardingError:
         return OnboardingError(
             f"tenant {self.tenant!r} is registered with KMS key {arn}",
@@ -323,7 +334,7 @@ class Onboarding:
         )
 
     def _advance(self, record: OnboardingRecord, step: OnboardingStep, **changes: Any) -> OnboardingRecord:
-        return self._parts.store.onboardings.advance(self.tenant, record.step, step, self._parts.now(), **changes)
+        return self._parts.store.onboardings.advance(record, step, self._parts.now(), **changes)
 
 
 def _once_allowed(wait: float, call: Callable[[], None]) -> None:

@@ -239,6 +239,28 @@ def test_making_the_key_is_taken_up_again_where_it_ended(
     assert made == 1
 
 
+def test_of_two_who_make_the_key_at_once_one_says_which_key_is_not_used(
+    ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path
+) -> None:
+    customer.make_roles(onboard(ops, folder, *PLACE, "--create-key"))
+    strict_kms.script(FaultRule("CreateKey", latency=3.5, times=2))
+    command = [sys.executable, "-m", "pii_vault", "onboard", "acme", "--out", str(folder), "--json"]
+    both = [
+        subprocess.Popen(
+            command, env=environment(**ops.settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [child.communicate() for child in both]
+    assert sorted(child.returncode for child in both) == [0, 1]
+    used = json.loads(next(out for out, _ in said if out))["kms_key_arn"]
+    refused = next(err for out, err in said if not out)
+    assert "is not used" in refused
+    assert used not in refused
+    assert strict_kms.count("CreateKey", outcome="ok") == 2
+    assert onboard(ops, folder)["kms_key_arn"] == used
+
+
 @pytest.mark.parametrize("call", ["CreateAlias", "EnableKeyRotation", "GenerateDataKey"])
 def test_killed_while_it_waits_for_aws_it_goes_on_and_makes_no_second_key(
     ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path, call: str
