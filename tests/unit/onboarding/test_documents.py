@@ -22,6 +22,7 @@ from pii_vault.onboarding.documents import Recipient, documents
 WAYS = pytest.mark.parametrize("one", EVERY_WAY.values(), ids=EVERY_WAY)
 ROOT = Path(__file__).parents[3]
 TERRAFORM = shutil.which("terraform")
+CFN_LINT = shutil.which("cfn-lint")
 
 
 def texts(one: Arrangement) -> dict[str, str]:
@@ -149,6 +150,23 @@ def test_terraform_is_laid_out_as_its_own_tool_does(one: Arrangement, tmp_path: 
 
 
 # CloudFormation.
+
+
+@pytest.mark.skipif(CFN_LINT is None, reason="cfn-lint is not installed")
+@WAYS
+def test_cloudformation_finds_nothing_to_complain_of(one: Arrangement, tmp_path: Path) -> None:
+    text = texts(one).get("cloudformation.yaml")
+    if text is None:
+        return
+    assert CFN_LINT is not None
+    (tmp_path / "template.yaml").write_text(text)
+    done = subprocess.run(
+        [CFN_LINT, "--regions", one.region, "--", str(tmp_path / "template.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @WAYS
