@@ -86,24 +86,25 @@ def test_the_same_on_sqlite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sabotage", "said"),
     [
-        ("UPDATE customers SET email_sealed = NULL WHERE id = 7", "lost: customers 7"),
+        ("UPDATE customers SET email_sealed = NULL", "lost: customers "),
         ("CREATE TABLE kept AS SELECT 'canary-7' AS value", "plaintext values are left"),
     ],
 )
 def test_the_example_fails_when_a_write_is_lost_or_a_plaintext_is_left(
     sabotage: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, final = example("run"), example("releases").Final
-    step = run.Story.step
+    run = example("run")
+    stop = run.Story.stop
 
-    def sabotaged(story: Any, direction: str, models: Any) -> str:
-        done: str = step(story, direction, models)
-        if models is final:
+    def sabotaged(story: Any) -> None:
+        """Spoil it when nobody writes any longer, who would write the same row again."""
+        running = story.deployed is not None
+        stop(story)
+        if running:
             with story.engine.begin() as connection:
                 connection.execute(text(sabotage))
-        return done
 
-    monkeypatch.setattr(run.Story, "step", sabotaged)
+    monkeypatch.setattr(run.Story, "stop", sabotaged)
     monkeypatch.setattr(sys, "argv", ["run.py", "--rows", "20", "--seconds", "0.05"])
     assert run.main() == 1
     assert said in capsys.readouterr().err
