@@ -124,7 +124,9 @@ def start(make_engine: Callable[..., Engine]) -> Iterator[Callable[..., Applicat
 
 @pytest.fixture
 def aws(strict_kms: StrictKms, postgres_url: str, start: Callable[..., Application]) -> Application:
-    return start(postgres_url, strict_kms, strict_kms.provider(attempts=1), platform_key=strict_kms.platform_key())
+    # Each request is made once, since they are counted; a machine that stands still for a moment is no outage here.
+    provider = strict_kms.provider(attempts=1, connect_timeout=20, read_timeout=20)
+    return start(postgres_url, strict_kms, provider, platform_key=strict_kms.platform_key())
 
 
 @pytest.fixture
