@@ -15,7 +15,7 @@ from tests.support.arrangements import arrangement
 from tests.support.strict_kms import StrictKms
 from tests.support.two_accounts import Documents, TwoAccounts, every_document
 
-from pii_vault.onboarding.arrangement import Way
+from pii_vault.keystore import Way
 from pii_vault.onboarding.policies import TENANT_TAG
 
 Document = dict[str, Any]

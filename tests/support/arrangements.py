@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pii_vault.onboarding.arrangement import Arrangement, Ours, Way
+from pii_vault.keystore import Way
+from pii_vault.onboarding.arrangement import Arrangement, Ours
 
 CUSTOMER: Final = "111122223333"
 VENDOR_ACCOUNT: Final = "999900001111"

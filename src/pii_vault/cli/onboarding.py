@@ -20,8 +20,8 @@ from .output import FAILED
 if TYPE_CHECKING:
     from ..config import Settings
     from ..doctor.findings import Finding
-    from ..keystore import OnboardingRecord
-    from ..onboarding.arrangement import Ours, Way
+    from ..keystore import OnboardingRecord, Way
+    from ..onboarding.arrangement import Ours
     from ..onboarding.onboard import Onboarding
 
 _ARN: Final = re.compile(r"arn:[^:]+:kms:(?P<region>[^:]+):(?P<account>\d{12}):key/.+")
@@ -114,6 +114,8 @@ def onboard(
     if onboarding.is_begun() and key is not None and not (create_key or account or region or direct):
         onboarding.share_key(key)
     elif arranged or not onboarding.is_begun():
+        from ..kms.aws_arn import partition_of
+
         way, key, account, region = _place(name, key, create_key, account, region)
         onboarding.begin(
             way=way,
@@ -123,7 +125,7 @@ def onboard(
             key_arn=key,
             direct=direct,
             rotation_days=rotation_days,
-            partition=_partition(region),
+            partition=partition_of(region),
         )
     _go_on(onboarding, settings, out or Path(f"{_as_file_name(name)}-onboarding"), wait, shared_key, json=json)
 
@@ -193,7 +195,7 @@ def _place(
     name: str, key: str | None, create_key: bool, account: str | None, region: str | None
 ) -> tuple[Way, str | None, str, str]:
     """Return who makes the KMS key, its ARN if it is there, and its account and region; ask a person for it."""
-    from ..onboarding.arrangement import Way
+    from ..keystore import Way
 
     if key is None and account is None:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -229,11 +231,6 @@ def _answer(question: str, *, empty: bool = False) -> str:
     return line.strip()
 
 
-def _partition(region: str) -> str:
-    prefixes = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
-    return next((each for prefix, each in prefixes.items() if region.startswith(prefix)), "aws")
-
-
 def _ours(settings: Settings, way: Way) -> Ours:
     """Return our own roles, as settings name them.
 
@@ -241,7 +238,8 @@ def _ours(settings: Settings, way: Way) -> Ours:
         ConfigurationError: one that is needed is not set.
     """
     from ..errors import ConfigurationError
-    from ..onboarding.arrangement import Ours, Way
+    from ..keystore import Way
+    from ..onboarding.arrangement import Ours
 
     needed = ["runtime_role", "rotation_role", *(["provisioning_role"] if way is Way.CREATED else [])]
     missing = [each for each in needed if getattr(settings, each) is None]

@@ -102,14 +102,6 @@ class Keyring:
         now = self.clock.monotonic()
         return now >= keyset.refresh_at or now >= self._notices.due_at
 
-    def terms(self, tenant: TenantRecord) -> Terms:
-        """Return for how long a tenant's keysets are used: by its own terms, or by those of all.
-
-        Raises:
-            KeyRecordError: its own cannot be kept.
-        """
-        return self._loader.agreed(tenant)
-
     def takes_plaintext(self, context: str) -> bool:
         """Say whether a plaintext may be read now in place of a value of a context; count it, if so."""
         known = self.adoptions.known(context)
@@ -206,7 +198,11 @@ class Keyring:
                 return keyset
 
     def terms_of(self, tenant: TenantRecord) -> Terms:
-        """Return for how long a tenant's keysets are used here: by its own terms, or by the vault's."""
+        """Return for how long a tenant's keysets are used here: by its own terms, or by the vault's.
+
+        Raises:
+            KeyRecordError: its own cannot be kept.
+        """
         return self._loader.terms_of(tenant)
 
     def longest_use(self, tenant: TenantRecord) -> float:

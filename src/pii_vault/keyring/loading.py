@@ -78,10 +78,6 @@ class Loader:
         """Take another lock: in a forked child the parent's may be held for ever."""
         self._lock = threading.Lock()
 
-    def agreed(self, tenant: TenantRecord) -> Terms:
-        """Return the terms that a tenant's keysets are used by: its own, or those of all."""
-        return self._terms.of(tenant)
-
     def terms(self, tenant: str) -> Terms:
         """Return a tenant's terms as they were when its records were last read."""
         with self._lock:

@@ -96,6 +96,11 @@ def _check_replicas(address: KeyAddress, key: KmsKey) -> None:
         _parse(replica.arn)
 
 
+def partition_of(region: str) -> str:
+    """Return the partition of a region, ``aws`` for all that no other one has."""
+    return next((name for prefix, name in _REGION_PARTITIONS if region.startswith(prefix)), "aws")
+
+
 def _parse(arn: str) -> KeyAddress:
     match = _KEY_ARN.fullmatch(arn)
     if match is None:
@@ -104,7 +109,7 @@ def _parse(arn: str) -> KeyAddress:
         hint = "an alias can be pointed elsewhere: " if ":alias/" in arn or arn.startswith("alias/") else ""
         raise _refused(arn, "not a full AWS KMS key ARN", f"{hint}arn:aws:kms:<region>:<account>:key/<key id>")
     address = KeyAddress(arn, match["partition"], match["region"], match["account"], match["key_id"])
-    expected = next((name for prefix, name in _REGION_PARTITIONS if address.region.startswith(prefix)), "aws")
+    expected = partition_of(address.region)
     if address.partition != expected:
         raise _refused(arn, f"region {address.region} is not in partition {address.partition}", f"use {expected}")
     return address

@@ -57,12 +57,8 @@ class AwsProvisioning:
         session: Session | None = None,
     ) -> None:
         require_boto3()
-        if session is None:
-            from boto3.session import Session as NewSession
-
-            session = NewSession()
         self._role_arn: Final = role_arn
-        self._session: Final = session
+        self._session: Final = session or self._own_session()
         self._region: Final = region
         self._endpoints: Final = {"kms": endpoint_url, "sts": sts_endpoint_url}
         ours: _Credentials = {}
@@ -70,10 +66,15 @@ class AwsProvisioning:
             ours = self._assumed(through, {}, ours)
         self._kms = self._client("kms", self._assumed(role_arn, {"ExternalId": external_id}, ours))
 
+    def _own_session(self) -> Session:
+        from boto3.session import Session
+
+        return translated("CreateKey", self._role_arn, Session, step=OWN_CREDENTIALS)
+
     def _is(self, role: str) -> bool:
         """Tell whether our own credentials are those of a role."""
         sts = self._client("sts", {})
-        arn = str(translated("GetCallerIdentity", role, sts.get_caller_identity, step=OWN_CREDENTIALS)["Arn"])
+        arn = str(translated("GetCallerIdentity", role, sts.get_caller_identity)["Arn"])
         name = role.rpartition("/")[2]
         return arn == role or (f":assumed-role/{name}/" in arn and arn.split(":")[4] == role.split(":")[4])
 
@@ -103,7 +104,12 @@ class AwsProvisioning:
     def _client(self, service: str, credentials: _Credentials) -> Any:
         config: Any = client_config(_CONNECT_SECONDS, _READ_SECONDS)
         options: dict[str, Any] = {"endpoint_url": self._endpoints[service], "config": config, **credentials}
-        return self._session.client(service, self._region, **options)
+        return translated(
+            "CreateKey",
+            self._role_arn,
+            lambda: self._session.client(service, self._region, **options),
+            step="making a client",
+        )
 
     def create_key(self, policy: str, description: str, tags: Mapping[str, str]) -> str:
         """Make a symmetric key with this policy, and return its ARN. IAM: ``kms:CreateKey``, ``kms:TagResource``.

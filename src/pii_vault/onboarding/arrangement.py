@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import ConfigurationError
-from ..keystore import Way as Way  # noqa: PLC0414
+from ..keystore import Way
+from ..kms import KmsKey
+from ..kms.aws_arn import key_address, partition_of
 from ..kms.base import MAX_ROTATION_DAYS, MIN_ROTATION_DAYS
 
 _PARTITION: Final = "aws|aws-cn|aws-us-gov"
-_ACCOUNT: Final = re.compile(r"\d{12}")
-_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+_ACCOUNT: Final = re.compile(r"\d{12}", re.ASCII)
+_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d", re.ASCII)
 _ROLE: Final = re.compile(rf"arn:({_PARTITION}):iam::\d{{12}}:role/[\w+=,.@/-]{{1,512}}", re.ASCII)
-_KEY: Final = re.compile(rf"arn:({_PARTITION}):kms:([a-z0-9-]+):(\d{{12}}):key/(mrk-)?[0-9a-f-]{{8,64}}")
 _EXTERNAL_ID: Final = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 _ALIAS: Final = re.compile(r"[A-Za-z0-9/_-]{1,200}")
 
@@ -90,6 +91,8 @@ class Arrangement:
             raise ConfigurationError(f"an AWS account is 12 digits, not {self.account!r}")
         if not _REGION.fullmatch(self.region):
             raise ConfigurationError(f"an AWS region looks like eu-west-1, not {self.region!r}")
+        if self.partition != partition_of(self.region):
+            raise ConfigurationError(f"region {self.region} is not in partition {self.partition!r}")
         if not _EXTERNAL_ID.fullmatch(self.external_id):
             raise ConfigurationError("an ExternalId is 2 to 1224 of A-Z a-z 0-9 _+=,.@:/-")
         if not MIN_ROTATION_DAYS <= self.rotation_days <= MAX_ROTATION_DAYS:
@@ -117,13 +120,8 @@ class Arrangement:
         return f"arn:{self.partition}:iam::{self.account}:role/pii-vault-{self.keyset_id:08x}{suffix}"
 
     def _check_key(self, arn: str) -> None:
-        match = _KEY.fullmatch(arn)
-        if match is None:
-            raise ConfigurationError(
-                f"{arn!r} is not the full ARN of a KMS key",
-                hint="an alias or a bare key id can be pointed elsewhere: arn:aws:kms:REGION:ACCOUNT:key/ID",
-            )
-        if match.group(1, 2, 3) != (self.partition, self.region, self.account):
+        address = key_address(KmsKey(arn))
+        if (address.partition, address.region, address.account) != (self.partition, self.region, self.account):
             raise ConfigurationError(
                 f"KMS key {arn} is not in account {self.account}, region {self.region}",
                 hint="name the account and the region of the key, or begin anew with its ARN",

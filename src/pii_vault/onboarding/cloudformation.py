@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from ..keystore import Way
 from . import policies
-from .arrangement import Arrangement, Way
+from .arrangement import Arrangement
 
 _PLAIN_KEY: Final = re.compile(r"(?!(?i:null|true|false|yes|no|on|off|y|n)$)[A-Za-z][A-Za-z0-9]*")
 """Keys that need no quotes. YAML takes an unquoted ``Null``, a condition operator, for no key at all."""

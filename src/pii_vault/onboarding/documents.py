@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from ..keystore import Way
 from . import policies
-from .arrangement import Arrangement, Way
+from .arrangement import Arrangement
 from .cloudformation import cloudformation
 from .terraform import terraform
 

@@ -22,13 +22,14 @@ from ..doctor.contexts import Contexts
 from ..doctor.findings import Finding
 from ..doctor.patience import Patience
 from ..doctor.probes import probe_key
-from ..errors import KeyStoreError, KmsDeniedError, OnboardingError, PiiEncryptionDisabledError, TenantNotFoundError
+from ..errors import KeyStoreError, KmsDeniedError, OnboardingError, TenantNotFoundError
+from ..keyring import check_in_use
 from ..keys import Policy, TenantRecord
-from ..keystore import OnboardingRecord, OnboardingStep
+from ..keystore import OnboardingRecord, OnboardingStep, Way
 from ..kms import KmsKey
 from ..lifecycle import registration, rewrap
 from ..lifecycle.parts import Parts
-from .arrangement import Arrangement, Ours, Way
+from .arrangement import Arrangement, Ours
 from .documents import Document, documents
 from .policies import TENANT_TAG, key_policy
 
@@ -119,7 +120,7 @@ class Onboarding:
         Raises:
             ConfigurationError: something of it cannot be arranged.
             OnboardingError: the tenant has keys under a customer's KMS key already.
-            PiiEncryptionDisabledError: the tenant is registered without the feature.
+            PiiEncryptionDisabledError, TenantSuspendedError: the tenant is registered and not in use.
         """
         known = self._parts.store.onboardings.load(self.tenant)
         identity, external_id = self._identity(known)
@@ -252,11 +253,7 @@ class Onboarding:
             uid, keyset = primitives.random_uid(), primitives.random_u32()
             return Identity(self._parts.store.app_uid(), uid, keyset), external_id
         snapshot = self._parts.store.load(self.tenant)
-        if not snapshot.tenant.policy.pii_encryption:
-            raise PiiEncryptionDisabledError(
-                f"PII encryption is not enabled for tenant {self.tenant!r}",
-                hint=f"pii-vault tenant set {self.tenant} --pii-encryption on",
-            )
+        check_in_use(snapshot.tenant)
         if not self._parts.is_platform_key(snapshot.kek.kms_key_arn):
             raise self._done(snapshot.kek.kms_key_arn)
         return snapshot.tenant.identity, external_id

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from ..context import KMS_TENANT, Identity, kms_context
 from ..errors import ConfigurationError
-from .arrangement import Arrangement, Way
+from ..keystore import Way
+from .arrangement import Arrangement
 
 Statement = dict[str, Any]
 Document = dict[str, Any]

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from textwrap import indent
 from typing import Any, Final
 
+from ..keystore import Way
 from . import policies
-from .arrangement import Arrangement, Way
+from .arrangement import Arrangement
 
 _PROVIDER: Final = ">= 5.60"
 """The AWS provider since it knows ``rotation_period_in_days``."""

@@ -226,7 +226,7 @@ def _bound(parts: Parts, snapshot: Snapshot) -> BoundFacts | None:
     if snapshot.erased:
         return None
     try:
-        terms = parts.keyring.terms(snapshot.tenant)
+        terms = parts.keyring.terms_of(snapshot.tenant)
     except KeyRecordError:
         return None  # verification of the audit log says what was changed
     return BoundFacts(

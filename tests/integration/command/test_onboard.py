@@ -20,6 +20,10 @@ from tests.support.operator import Operator, operator
 from tests.support.strict_kms import FaultRule, StrictKms
 
 from pii_vault import EncryptedString, Vault
+from pii_vault.keystore import Way
+from pii_vault.onboarding import onboard as onboard_module
+from pii_vault.onboarding.arrangement import Ours
+from pii_vault.onboarding.documents import documents
 
 US, CUSTOMER = "999900001111", "444455556666"
 ROLES = {name: f"arn:aws:iam::{US}:role/{name}" for name in ("runtime", "rotation", "provisioning")}
@@ -307,6 +311,47 @@ def test_what_is_registered_is_not_arranged_anew(
         assert arn in said
         assert "rewrap" in said
     assert onboard(ops, folder)["kms_key_arn"] == arn
+
+
+def test_what_is_proven_once_more_after_registration_stays_registered(
+    ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path, local_url: str
+) -> None:
+    customer.make_roles(onboard(ops, folder, *PLACE))
+    onboard(ops, folder, "--key", customer.make_key())
+    vault = Vault(local_url, kms=strict_kms.provider(ROLES["rotation"]), platform_key=ops.kms.platform_key)
+    assert not any(each.verdict.is_bad for each in vault.onboarding("acme").prove())
+    assert vault.onboarding("acme").record().step == "registered"
+    vault.close()
+
+
+def test_documents_that_somebody_else_hands_over_meanwhile_are_the_same(
+    ops: Operator, strict_kms: StrictKms, local_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = Vault(local_url, kms=strict_kms.provider(ROLES["rotation"]), platform_key=ops.kms.platform_key)
+    mine, other = vault.onboarding("acme"), vault.onboarding("acme")
+    ours = Ours(ROLES["runtime"], ROLES["rotation"])
+    mine.begin(way=Way.SHARED, account=CUSTOMER, region="eu-west-1", ours=ours)
+    theirs: list[Any] = []
+
+    def between(arranged: Any) -> Any:
+        if not theirs:
+            theirs.append(None)
+            theirs.append(other.documents())
+        return documents(arranged)
+
+    monkeypatch.setattr(onboard_module, "documents", between)
+    assert mine.documents() == theirs[1]
+    assert mine.record().step == "handed_over"
+    vault.close()
+
+
+def test_credentials_that_cannot_be_had_are_named_as_ours(
+    ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path
+) -> None:
+    customer.make_roles(onboard(ops, folder, *PLACE, "--create-key"))
+    said = ops.fails("onboard", "acme", "--out", str(folder), AWS_PROFILE="no-such-profile")
+    assert "our own credentials" in said
+    assert "unexpected" not in said
 
 
 def test_two_who_begin_at_once_hand_over_one_identity(ops: Operator, folder: Path) -> None:

@@ -15,8 +15,9 @@ import yaml
 from tests.support.arrangements import EVERY_WAY, KEY, OURS, arrangement
 from tests.support.policy_grammar import faults
 
+from pii_vault.keystore import Way
 from pii_vault.onboarding import policies
-from pii_vault.onboarding.arrangement import Arrangement, Ours, Way
+from pii_vault.onboarding.arrangement import Arrangement, Ours
 from pii_vault.onboarding.documents import Recipient, documents
 
 WAYS = pytest.mark.parametrize("one", EVERY_WAY.values(), ids=EVERY_WAY)

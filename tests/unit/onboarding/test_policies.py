@@ -13,8 +13,9 @@ from tests.support.policy_grammar import faults
 
 from pii_vault.context import Identity, kms_context
 from pii_vault.errors import ConfigurationError
+from pii_vault.keystore import Way
 from pii_vault.onboarding import policies
-from pii_vault.onboarding.arrangement import Arrangement, Ours, Way
+from pii_vault.onboarding.arrangement import Arrangement, Ours
 
 LONGEST = arrangement(
     way=Way.CREATED,
