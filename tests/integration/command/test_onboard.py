@@ -20,6 +20,7 @@ from tests.support.operator import Operator, operator
 from tests.support.strict_kms import FaultRule, StrictKms
 
 from pii_vault import EncryptedString, Vault
+from pii_vault.errors import OnboardingError
 from pii_vault.keystore import Way
 from pii_vault.onboarding import onboard as onboard_module
 from pii_vault.onboarding.arrangement import Ours
@@ -311,6 +312,28 @@ def test_what_is_registered_is_not_arranged_anew(
         assert arn in said
         assert "rewrap" in said
     assert onboard(ops, folder)["kms_key_arn"] == arn
+
+
+def test_nobody_is_registered_who_was_not_proven(
+    ops: Operator, strict_kms: StrictKms, customer: Customer, folder: Path, local_url: str
+) -> None:
+    customer.make_roles(onboard(ops, folder, *PLACE))
+    vault = Vault(local_url, kms=strict_kms.provider(ROLES["rotation"]), platform_key=ops.kms.platform_key)
+    onboarding = vault.onboarding("acme")
+    onboarding.share_key(customer.make_key())
+    with pytest.raises(OnboardingError, match="not proven"):
+        onboarding.register()
+    assert vault.tenants() == []
+    vault.close()
+
+
+def test_arranged_anew_it_begins_again_with_the_same_identity(ops: Operator, folder: Path) -> None:
+    before = onboard(ops, folder, *PLACE)
+    after = onboard(ops, folder.with_name("anew"), "--account", US, "--region", "us-east-1", "--create-key")
+    assert (after["step"], after["account"], after["way"]) == ("handed_over", US, "created")
+    same = ("tenant_uid", "keyset_id", "external_id")
+    assert [after[name] for name in same] == [before[name] for name in same]
+    assert US in (folder.with_name("anew") / "key-policy.json").read_text()
 
 
 def test_what_is_proven_once_more_after_registration_stays_registered(
