@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -206,6 +206,9 @@ def tenant_show(
     )
 
 
+_CHANGES: Final = "--rotation-days, --follow-kms, --no-follow-kms, --ttl, --pii-encryption or --replica-regions"
+
+
 @tenant.command("set")
 def tenant_set(
     name: options.Tenant,
@@ -235,10 +238,7 @@ def tenant_set(
     if pii_encryption is None and replica_regions is None and reason:
         raise typer.BadParameter("--reason belongs to --pii-encryption and --replica-regions")
     if all(each is None for each in (rotation_days, follow_kms, ttl, pii_encryption, replica_regions)):
-        raise typer.BadParameter(
-            "say what to change: --rotation-days, --follow-kms, --no-follow-kms, --ttl, --pii-encryption or "
-            "--replica-regions"
-        )
+        raise typer.BadParameter(f"say what to change: {_CHANGES}")
     days, held = _number("--rotation-days", "days", rotation_days), _number("--ttl", "seconds", ttl)
     vault = options.vault(
         database_url=database_url,

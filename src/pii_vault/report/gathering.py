@@ -28,6 +28,7 @@ from .facts import (
     ColumnFacts,
     KmsKeyFacts,
     Report,
+    RewrapFacts,
     RotationFacts,
     VersionFacts,
 )
@@ -87,16 +88,21 @@ def report(
         adoptions=tuple(parts.store.adoptions()),
         processes=processes,
     )
+    return _told(parts, snapshot, found, rewraps)
+
+
+def _told(parts: Parts, snapshot: Snapshot, found: Found, rewraps: tuple[RewrapFacts, ...] | None) -> Report:
+    """Say what was found, with what it means."""
     noted = findings(found)
     missed = not_looked_at(found)
     word = verdict(noted, missed)
     identity = snapshot.tenant.identity
     return Report(
-        tenant=tenant,
+        tenant=snapshot.tenant.name,
         uid=identity.tenant_uid.hex(),
         application=identity.app_uid.hex(),
         keyset_id=f"{identity.keyset_id:08x}",
-        made_at=now,
+        made_at=found.now,
         made_by=parts.ledger.actor,
         release=__version__,
         verdict=str(word),
@@ -106,16 +112,16 @@ def report(
         not_known=not_known(found),
         registered_at=snapshot.tenant.created_at,
         suspended=snapshot.tenant.suspended,
-        erased=snapshot.erased,
-        kms_key=key,
-        checks=checks,
+        erased=found.erased,
+        kms_key=found.kms_key,
+        checks=found.checks,
         versions=found.versions,
         rewraps=rewraps,
-        columns=columns,
-        rotation=rotation,
-        bound=bound,
-        kms_calls=_calls(processes, rotation, bound),
-        audit=audit,
+        columns=found.columns,
+        rotation=found.rotation,
+        bound=found.bound,
+        kms_calls=_calls(found.processes, found.rotation, found.bound),
+        audit=found.audit,
     )
 
 

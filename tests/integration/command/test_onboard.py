@@ -396,6 +396,13 @@ def test_a_tenant_without_the_feature_is_not_onboarded(ops: Operator, folder: Pa
     assert not folder.exists()
 
 
+def test_a_suspended_tenant_is_not_onboarded(ops: Operator, folder: Path) -> None:
+    ops.run("tenant", "add", "acme")
+    ops.run("tenant", "suspend", "acme")
+    assert "resume it first" in ops.fails("onboard", "acme", *PLACE, "--out", str(folder))
+    assert not folder.exists()
+
+
 def test_what_cannot_be_meant_is_refused_before_anything_is_stored(ops: Operator, folder: Path) -> None:
     for wrong in (
         (),
